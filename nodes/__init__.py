@@ -1,0 +1,13 @@
+"""What people see in the graph: thin V3 nodes, one module per step of the graph."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+
+class OviExtension(ComfyExtension):
+    """The nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
+        return []

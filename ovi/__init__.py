@@ -1,0 +1,1 @@
+"""Ovi itself: typed PyTorch. Only `native` knows ComfyUI."""
