@@ -1,0 +1,495 @@
+"""The fused twin towers of Ovi, as one PyTorch module with the published key names.
+
+Inputs are latents in ComfyUI's layout, video [B, 48, F, H, W] and audio [B, 20, L]; the timestep is 1000 * sigma;
+outputs are velocities, noise - x0. Inside, a tower's tokens are [B, L, D]: video in the order f, h, w (w fastest),
+audio one token for each latent frame. Modulation is kept for each distinct timestep, [B, T, ...] with T = 1, F (video)
+or L (audio), and broadcast over views of the tokens.
+
+Operations run in place on nothing that a gradient may need. Source of the formulas: "Ovi: Twin Backbone Cross-Modal
+Fusion for Audio-Video Generation" and the published weights' code, whose numbers `tests/golden` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from . import rope
+from .config import OviConfig
+
+EPS = 1e-6  # of every layer norm and RMS norm
+AUDIO_KERNEL = 7  # latent frames that a convolution of the audio patch embedding sees
+NO_FLOAT64 = ("mps", "xpu", "privateuseone")  # device types that (may) lack float64; DirectML is "privateuseone"
+
+Attention = Callable[..., Tensor]
+Rotate = Callable[[Tensor, Tensor], Tensor]
+Timestep = Tensor | tuple[Tensor, Tensor]
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
+    """Attention on [B, L, heads * head_dim] by PyTorch alone, in the signature of ComfyUI's `optimized_attention`."""
+    q, k, v = (rearrange(t, "b l (h d) -> b h l d", h=heads) for t in (q, k, v))
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)")
+
+
+def sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """Time features [N, dim] of timesteps [N], in float64: cosines first, frequencies 10000^(-i / (dim / 2))."""
+    device = "cpu" if timestep.device.type in NO_FLOAT64 else timestep.device
+    half = dim // 2
+    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
+    angles = torch.outer(timestep.to(device=device, dtype=torch.float64), frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Layers(NamedTuple):
+    """How layers are made: the `operations` namespace of ComfyUI's conventions, and where and in which dtype.
+
+    What is small or sensitive (norms, modulation, embeddings, heads) is never made in an 8-bit dtype.
+    """
+
+    operations: Any
+    attention: Attention
+    rotate: Rotate
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+    @property
+    def safe_dtype(self) -> torch.dtype | None:
+        """`dtype`, or bfloat16 where that is an 8-bit dtype."""
+        return torch.bfloat16 if self.dtype is not None and self.dtype.itemsize == 1 else self.dtype
+
+    def linear(self, inputs: int, outputs: int) -> nn.Module:
+        """A matrix of a block."""
+        return self.operations.Linear(inputs, outputs, device=self.device, dtype=self.dtype)
+
+    def safe_linear(self, inputs: int, outputs: int) -> nn.Module:
+        """A matrix of an embedding or a head."""
+        return self.operations.Linear(inputs, outputs, device=self.device, dtype=self.safe_dtype)
+
+    def conv1d(self, inputs: int, outputs: int, *, bias: bool) -> nn.Module:
+        """A convolution of the audio patch embedding, length-preserving, zeros beyond both ends."""
+        return self.operations.Conv1d(
+            inputs,
+            outputs,
+            AUDIO_KERNEL,
+            padding=AUDIO_KERNEL // 2,
+            bias=bias,
+            device=self.device,
+            dtype=self.safe_dtype,
+        )
+
+    def conv3d(self, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Module:
+        """The video patch embedding."""
+        return self.operations.Conv3d(
+            inputs, outputs, kernel_size=kernel, stride=kernel, device=self.device, dtype=self.safe_dtype
+        )
+
+    def layer_norm(self, dim: int, *, affine: bool) -> nn.Module:
+        """Layer norm over the whole width."""
+        return self.operations.LayerNorm(
+            dim, eps=EPS, elementwise_affine=affine, device=self.device, dtype=self.safe_dtype
+        )
+
+    def rms_norm(self, dim: int) -> nn.Module:
+        """RMS norm over the whole width (all heads together)."""
+        return self.operations.RMSNorm(dim, eps=EPS, device=self.device, dtype=self.safe_dtype)
+
+    def parameter(self, *shape: int) -> nn.Parameter:
+        """A bare parameter, to be loaded."""
+        return nn.Parameter(torch.empty(shape, device=self.device, dtype=self.safe_dtype))
+
+
+class Stream(NamedTuple):
+    """What one tower keeps from block to block."""
+
+    time: Tensor  # [B, T, D], for the head
+    modulation: Tensor  # [B, T, 6, D], for the blocks
+    text: Tensor  # [B, text_len, D]
+    rope: Tensor  # [1, L, 1, head_dim / 2, 2, 2]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x * (1 + scale) + shift, with x [B, L, D] and shift, scale [B, T, D]; T divides L."""
+    frames = x.unflatten(1, (shift.shape[1], -1))
+    return torch.addcmul(shift[:, :, None], frames, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + y * gate, with x and y [B, L, D] and gate [B, T, D]; T divides L."""
+    per_frame = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, per_frame), y.unflatten(1, per_frame), gate[:, :, None]).flatten(1, 2)
+
+
+class Modulation(nn.Module):
+    """Learned offsets to the time modulation.
+
+    (A module of its own, since the published keys are `modulation.modulation`.)
+    """
+
+    def __init__(self, layers: Layers, dim: int) -> None:
+        super().__init__()
+        self.modulation = layers.parameter(1, 6, dim)
+
+    def forward(self, time: Tensor) -> tuple[Tensor, ...]:
+        """[B, T, 6, D] → shift, scale, gate of the self-attention, then of the feed-forward, each [B, T, D]."""
+        return (time + self.modulation.to(device=time.device, dtype=time.dtype)).unbind(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a tower to itself, rotated by its own positions."""
+
+    def __init__(self, layers: Layers, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = layers.attention
+        self.rotate = layers.rotate
+        self.q = layers.linear(dim, dim)
+        self.k = layers.linear(dim, dim)
+        self.v = layers.linear(dim, dim)
+        self.o = layers.linear(dim, dim)
+        self.norm_q = layers.rms_norm(dim)
+        self.norm_k = layers.rms_norm(dim)
+
+    def turned(self, x: Tensor, table: Tensor) -> Tensor:
+        """Rotate x [B, L, D] head by head."""
+        return self.rotate(x.unflatten(2, (self.heads, -1)), table).flatten(2)
+
+    def forward(self, x: Tensor, table: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """x [B, L, D] → [B, L, D]."""
+        q = self.turned(self.norm_q(self.q(x)), table)
+        k = self.turned(self.norm_k(self.k(x)), table)
+        return self.o(self.attention(q, k, self.v(x), self.heads, transformer_options=options))
+
+
+class CrossAttention(SelfAttention):
+    """Attention of a tower to its text and to the other tower: two softmaxes, one query, one output projection."""
+
+    def __init__(self, layers: Layers, dim: int, heads: int) -> None:
+        super().__init__(layers, dim, heads)
+        self.k_fusion = layers.linear(dim, dim)
+        self.v_fusion = layers.linear(dim, dim)
+        self.pre_attn_norm_fusion = layers.layer_norm(dim, affine=True)
+        self.norm_k_fusion = layers.rms_norm(dim)
+
+    def forward(
+        self, x: Tensor, text: Tensor, options: Mapping[str, Any], fusion: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """x [B, L, D], text [B, text_len, D] → [B, L, D].
+
+        `fusion` is (the other tower's tokens [B, L', D], this tower's rotations, the other's rotations); without it the
+        tower reads its text alone. The padded text rows are attended to, as in training: there is no text mask.
+        """
+        q = self.norm_q(self.q(x))
+        out = self.attention(q, self.norm_k(self.k(text)), self.v(text), self.heads, transformer_options=options)
+        if fusion is not None:
+            other, table, other_table = fusion
+            other = self.pre_attn_norm_fusion(other)
+            k = self.turned(self.norm_k_fusion(self.k_fusion(other)), other_table)
+            out = out + self.attention(
+                self.turned(q, table), k, self.v_fusion(other), self.heads, transformer_options=options
+            )
+        return self.o(out)
+
+
+class Block(nn.Module):
+    """One tower's half of a fusion block."""
+
+    def __init__(self, layers: Layers, dim: int, ffn_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = layers.layer_norm(dim, affine=False)
+        self.self_attn = SelfAttention(layers, dim, heads)
+        self.norm3 = layers.layer_norm(dim, affine=True)
+        self.cross_attn = CrossAttention(layers, dim, heads)
+        self.norm2 = layers.layer_norm(dim, affine=False)
+        self.ffn = nn.Sequential(layers.linear(dim, ffn_dim), nn.GELU(approximate="tanh"), layers.linear(ffn_dim, dim))
+        self.modulation = Modulation(layers, dim)
+
+    def attend_self(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
+        """Add the gated self-attention to x [B, L, D]."""
+        shift, scale, gate, *_ = self.modulation(stream.modulation)
+        return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), stream.rope, options), gate)
+
+    def attend_cross(
+        self, x: Tensor, stream: Stream, options: Mapping[str, Any], other: tuple[Tensor, Stream] | None
+    ) -> Tensor:
+        """Add the attention to the text and, if given, to the other tower; neither modulated nor gated."""
+        fusion = None if other is None else (other[0], stream.rope, other[1].rope)
+        return x + self.cross_attn(self.norm3(x), stream.text, options, fusion)
+
+    def feed_forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """Add the gated feed-forward to x [B, L, D]."""
+        *_, shift, scale, gate = self.modulation(stream.modulation)
+        return add_gated(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+
+    def forward(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
+        """The block of a tower that runs alone."""
+        x = self.attend_self(x, stream, options)
+        x = self.attend_cross(x, stream, options, None)
+        return self.feed_forward(x, stream)
+
+
+class Head(nn.Module):
+    """Tokens [B, L, D] → patches [B, L, out]."""
+
+    def __init__(self, layers: Layers, dim: int, out: int) -> None:
+        super().__init__()
+        self.norm = layers.layer_norm(dim, affine=False)
+        self.head = layers.safe_linear(dim, out)
+        self.modulation = layers.parameter(1, 2, dim)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Modulated by the time embedding itself, [B, T, D], not by its projection."""
+        shift, scale = (time[:, :, None] + self.modulation.to(device=x.device, dtype=x.dtype)).unbind(2)
+        return self.head(modulate(self.norm(x), shift, scale))
+
+
+class GatedConvolutions(nn.Module):
+    """w2(silu(w1 y) * w3 y), each a convolution over time: the MLP of the audio patch embedding."""
+
+    def __init__(self, layers: Layers, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w1 = layers.conv1d(dim, hidden, bias=False)
+        self.w2 = layers.conv1d(hidden, dim, bias=False)
+        self.w3 = layers.conv1d(dim, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, D, L] → [B, D, L]."""
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Tower(nn.Module):
+    """What both towers have: text and time embedding, blocks and head."""
+
+    patch_embedding: nn.Module
+
+    def __init__(self, layers: Layers, config: OviConfig, ffn_dim: int, out: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.config = config
+        self.text_embedding = nn.Sequential(
+            layers.safe_linear(config.text_dim, dim), nn.GELU(approximate="tanh"), layers.safe_linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(
+            layers.safe_linear(config.freq_dim, dim), nn.SiLU(), layers.safe_linear(dim, dim)
+        )
+        self.time_projection = nn.Sequential(nn.SiLU(), layers.safe_linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList([Block(layers, dim, ffn_dim, config.num_heads) for _ in range(config.num_layers)])
+        self.head = Head(layers, dim, out)
+
+    def stream(self, table: Tensor, timestep: Tensor, context: Tensor, dtype: torch.dtype) -> Stream:
+        """Embed the timestep ([B] or [B, T]) and the text [B, T <= text_len, text_dim]."""
+        steps = timestep.view(timestep.shape[0], -1)
+        features = sinusoid(steps.flatten(), self.config.freq_dim).to(device=context.device, dtype=dtype)
+        time = self.time_embedding(features).unflatten(0, steps.shape)
+        missing = self.config.text_len - context.shape[1]
+        if missing < 0:
+            raise ValueError(
+                f"The text has {context.shape[1]} tokens; Ovi reads at most {self.config.text_len}: shorten the prompt."
+            )
+        text = self.text_embedding(F.pad(context.to(dtype), (0, 0, 0, missing)))
+        return Stream(time, self.time_projection(time).unflatten(2, (6, -1)), text, table)
+
+
+class VideoTower(Tower):
+    """The Wan 2.2 5B tower: latents [B, C, F, H, W] in patches of (1, 2, 2)."""
+
+    def __init__(self, layers: Layers, config: OviConfig) -> None:
+        patch = config.patch_size
+        super().__init__(layers, config, config.video_ffn_dim, config.video_channels * patch[0] * patch[1] * patch[2])
+        self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
+
+    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
+        """Tokens [B, F * H/2 * W/2, D] of a latent, and what goes with them.
+
+        Odd edges wrap around, as in ComfyUI's Wan.
+        """
+        _, rows, columns = self.config.patch_size
+        padding = (0, -latent.shape[4] % columns, 0, -latent.shape[3] % rows, 0, 0)
+        if any(padding):
+            latent = F.pad(latent, padding, mode="circular")
+        patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
+        _, _, frames, height, width = patches.shape
+        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
+        tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
+        return tokens, self.stream(table, timestep, context, tokens.dtype)
+
+    def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
+        """The head's patches (p, q, C; channel fastest) put together to the latent's shape."""
+        _, p, q = self.config.patch_size
+        _, _, frames, height, width = latent.shape
+        patches = self.head(tokens, stream.time)
+        rows = -(-height // p)
+        out = rearrange(patches, "b (f h w) (p q c) -> b c f (h p) (w q)", f=frames, h=rows, p=p, q=q)
+        return out[..., :height, :width]
+
+
+class AudioTower(Tower):
+    """The audio tower: latents [B, C, L], one token for each latent frame."""
+
+    def __init__(self, layers: Layers, config: OviConfig) -> None:
+        super().__init__(layers, config, config.audio_ffn_dim, config.audio_channels)
+        self.patch_embedding = nn.Sequential(
+            layers.conv1d(config.audio_channels, config.dim, bias=True),
+            nn.SiLU(),
+            GatedConvolutions(layers, config.dim, config.audio_patch_dim),
+        )
+
+    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
+        """Tokens [B, L, D] of a latent, and what goes with them."""
+        tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
+        table = rope.audio_table(tokens.shape[1], self.config.head_dim, self.config.audio_rope_scale, like=tokens)
+        return tokens, self.stream(table, timestep, context, tokens.dtype)
+
+    def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
+        """The head's patches in the latent's layout."""
+        return self.head(tokens, stream.time).transpose(1, 2)
+
+
+class OviModel(nn.Module):
+    """Both towers, fused in every block.
+
+    `operations` makes the layers (torch.nn, or one of ComfyUI's), `attention(q, k, v, heads, transformer_options=...)`
+    works on [B, L, D] and `rotate(x, table)` on [B, L, heads, head_dim]; see `rope`.
+    """
+
+    def __init__(
+        self,
+        config: OviConfig,
+        *,
+        operations: Any = nn,
+        attention: Attention = sdpa,
+        rotate: Rotate = rope.rotate,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        layers = Layers(operations, attention, rotate, device, dtype)
+        self.config = config
+        self.dtype = dtype
+        self.video_model = VideoTower(layers, config)
+        self.audio_model = AudioTower(layers, config)
+
+    def forward(
+        self,
+        x: Sequence[Tensor | None],
+        timestep: Timestep,
+        context: Tensor,
+        audio_context: Tensor | None = None,
+        *,
+        skip_blocks: Collection[int] = (),
+        skip_rows: Sequence[bool] | None = None,
+        transformer_options: Mapping[str, Any] | None = None,
+    ) -> list[Tensor | None]:
+        """Velocities of both modalities.
+
+        x: [video [B, 48, F, H, W], audio [B, 20, L]]; either may be None, then the other tower runs alone and reads
+        only its text.
+        timestep: [B], or a pair (video [B] or [B, F], audio [B] or [B, L]), 0 to 1000.
+        context: [B, T, text_dim] with T <= text_len, padded with zeros inside and never masked; with `audio_context`
+        the audio tower reads that instead.
+        skip_blocks: blocks to skip, in both towers, for the rows of the batch where `skip_rows` is true (None: all
+        rows). Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
+        text tokens.
+        """
+        options = dict(transformer_options or {})
+        video_time, audio_time = timestep if isinstance(timestep, tuple) else (timestep, timestep)
+        audio_context = context if audio_context is None else audio_context
+        video_latent, audio_latent = x
+        if video_latent is None:
+            if audio_latent is None:
+                raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
+            return [None, alone(self.audio_model, audio_latent, audio_time, audio_context, options)]
+        if audio_latent is None:
+            return [alone(self.video_model, video_latent, video_time, context, options), None]
+
+        video, video_stream = self.video_model.embed(video_latent, video_time, context)
+        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context)
+        streams = (video_stream, audio_stream)
+        kept = [i for i in range(len(video)) if skip_rows is not None and not skip_rows[i]]
+        replacements = options.get("patches_replace", {}).get("dit", {})
+        options["total_blocks"] = self.config.num_layers
+        for i, pair in enumerate(self.block_pairs(video.device, options)):
+            options["block_index"] = i
+            replace = replacements.get(("double_block", i))
+            run = fuse if replace is None else partial(_replaced, replace)
+            if i not in skip_blocks or len(kept) == len(video):
+                video, audio = run(pair, video, audio, streams, options)
+            elif kept:
+                video, audio = _on_rows(run, kept, pair, video, audio, streams, options)
+        return [
+            self.video_model.velocity(video, video_stream, video_latent),
+            self.audio_model.velocity(audio, audio_stream, audio_latent),
+        ]
+
+    def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
+        """The blocks of both towers in order, in pairs. A host that fetches weights ahead of their use does it here."""
+        return zip(self.video_model.blocks, self.audio_model.blocks, strict=True)  # type: ignore[arg-type]
+
+
+def alone(
+    tower: VideoTower | AudioTower, latent: Tensor, timestep: Tensor, context: Tensor, options: Mapping[str, Any]
+) -> Tensor:
+    """The velocity from one tower without the other. Blocks are never skipped, as published."""
+    tokens, stream = tower.embed(latent, timestep, context)
+    for block in tower.blocks:
+        tokens = block(tokens, stream, options)
+    return tower.velocity(tokens, stream, latent)
+
+
+def fuse(
+    pair: tuple[Block, Block], video: Tensor, audio: Tensor, streams: tuple[Stream, Stream], options: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """One fusion block: video [B, L, D], audio [B, L', D] → the same.
+
+    `options` may switch off a direction of the fusion: "a2v_cross_attn" (video attends to audio) and "v2a_cross_attn".
+    """
+    (video_block, audio_block), (video_stream, audio_stream) = pair, streams
+    video = video_block.attend_self(video, video_stream, options)
+    audio = audio_block.attend_self(audio, audio_stream, options)
+    # Each tower attends to the other as it stands after self-attention, before either is changed by the other.
+    to_audio = (audio, audio_stream) if options.get("a2v_cross_attn", True) else None
+    to_video = (video, video_stream) if options.get("v2a_cross_attn", True) else None
+    video = video_block.attend_cross(video, video_stream, options, to_audio)
+    audio = audio_block.attend_cross(audio, audio_stream, options, to_video)
+    return video_block.feed_forward(video, video_stream), audio_block.feed_forward(audio, audio_stream)
+
+
+def _on_rows(
+    run: Callable[..., tuple[Tensor, Tensor]],
+    rows: list[int],
+    pair: tuple[Block, Block],
+    video: Tensor,
+    audio: Tensor,
+    streams: tuple[Stream, Stream],
+    options: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Run a block on some rows of the batch; the others pass unchanged."""
+    index = torch.tensor(rows, device=video.device)
+    of_rows = tuple(Stream(s.time[rows], s.modulation[rows], s.text[rows], s.rope) for s in streams)
+    changed = run(pair, video[rows], audio[rows], of_rows, options)
+    return video.index_copy(0, index, changed[0]), audio.index_copy(0, index, changed[1])
+
+
+def _replaced(
+    replace: Callable[..., Any],
+    pair: tuple[Block, Block],
+    video: Tensor,
+    audio: Tensor,
+    streams: tuple[Stream, Stream],
+    options: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Let a ComfyUI block patch ("double_block", i) run, change or skip the block."""
+
+    def original(args: Mapping[str, Any]) -> dict[str, Any]:
+        video, audio = args["img"]
+        return {"img": fuse(pair, video, audio, streams, args["transformer_options"])}
+
+    args = {"img": (video, audio), "streams": streams, "transformer_options": options}
+    video, audio = replace(args, {"original_block": original})["img"]
+    return video, audio
