@@ -1,0 +1,89 @@
+"""Nodes that only tests and demo need, as a custom-node folder of its own: the product carries none.
+
+Core's CLIPLoader opens no UMT5 but the full-size one, so a tiny random one has its loader here.
+"""
+
+from __future__ import annotations
+
+import io as files
+import string
+
+import comfy.sd
+import sentencepiece
+import torch
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders import wan
+from comfy_api.latest import ComfyExtension, io
+
+SENTENCES = (
+    "a singer on a stage shouts: machines are here, the crowd roars back",
+    "the red ball falls and bounces with a high clear bell",
+    "warm male voice, soft piano, rain on a window",
+    *(f"{character} {character}{character}" for character in string.printable if not character.isspace()),
+)
+
+
+def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
+    """Return a random two-layer UMT5 of ComfyUI's own class, `text_dim` wide, with a tokenizer trained on the spot."""
+    proto = files.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=proto, vocab_size=256, hard_vocab_limit=False,
+        character_coverage=1.0, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    spiece = torch.frombuffer(bytearray(proto.getvalue()), dtype=torch.uint8)
+    config = {
+        "d_model": text_dim,
+        "d_ff": 2 * text_dim,
+        "d_kv": text_dim // 4,
+        "num_heads": 4,
+        "num_layers": 2,
+        "vocab_size": sentencepiece.SentencePieceProcessor(model_proto=proto.getvalue()).vocab_size(),
+    }
+    clip = comfy.sd.CLIP(
+        ClipTarget(wan.WanT5Tokenizer, wan.te(dtype_t5=torch.float32)),
+        tokenizer_data={"spiece_model": spiece},
+        model_options={"umt5xxl_model_config": config},
+    )
+    generator = torch.Generator().manual_seed(seed)
+    weights = clip.cond_stage_model.umt5xxl.transformer.state_dict()
+    for key, value in weights.items():
+        if value.ndim == 1:  # RMS norms
+            weights[key] = torch.ones_like(value)
+        else:
+            scale = 1.0 if key == "shared.weight" else value.shape[1] ** -0.5
+            weights[key] = torch.randn(value.shape, generator=generator) * scale
+    clip.load_sd(weights)
+    return clip
+
+
+class OviTinyTextLoader(io.ComfyNode):
+    """Takes the place of core's CLIPLoader where the weights are tiny."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OviTinyTextLoader",
+            display_name="Load Tiny UMT5 (stand-in)",
+            category="testing",
+            inputs=[
+                io.Int.Input("text_dim", default=64, min=8, max=4096, step=4),
+                io.Int.Input("seed", default=0, min=0, control_after_generate=False),
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_dim: int, seed: int) -> io.NodeOutput:
+        return io.NodeOutput(tiny_clip(text_dim, seed))
+
+
+class StandIns(ComfyExtension):
+    """The nodes of this folder."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [OviTinyTextLoader]
+
+
+async def comfy_entrypoint() -> StandIns:
+    """Return the extension that lists the nodes."""
+    return StandIns()
