@@ -6,11 +6,15 @@ ComfyUI's `nodes.py` and this pack's `nodes/` share a name, so ComfyUI's is impo
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 from comfy_host import Host
+from comfy_server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -32,3 +36,16 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Host:
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     return Host(Path(COMFYUI), tmp_path_factory.mktemp("comfyui"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one ComfyUI server of the session, with tiny random weights in its folder of models."""
+    if COMFYUI is None:
+        pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
+    base = tmp_path_factory.mktemp("server")
+    weights = tiny.start(Path(COMFYUI), base / "models")
+    with Server(Path(COMFYUI), base, "--cpu") as running:
+        assert weights.wait() == 0, "tests/tiny.py failed"
+        yield running
+    shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions

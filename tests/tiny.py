@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,6 +112,11 @@ def everything(models: Path) -> None:
     ovi_model(models / OVI)
     video_vae(models / VIDEO_VAE)
     audio_vae(models / AUDIO_VAE, models / VOCODER)
+
+
+def start(comfyui: Path, models: Path) -> subprocess.Popen[bytes]:
+    """Start `everything` in a process of its own, for ComfyUI's networks can't be imported without choosing its devices."""
+    return subprocess.Popen([sys.executable, __file__, str(comfyui), str(models)])
 
 
 def _draw(seed: int, dtype: torch.dtype) -> Draw:
