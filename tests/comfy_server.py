@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -68,15 +67,11 @@ class Server:
     def wait_until_ready(self) -> None:
         """Return once the server answers; if it ends or never does, say so with the end of its log."""
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                self.get("/system_stats")
-            except OSError:
-                time.sleep(0.2)
-            else:
-                return
-        self.stop()
-        raise RuntimeError(f"ComfyUI did not start; the end of its log:\n{self.log.read_text()[-4000:]}")
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"ComfyUI did not start; {self._end_of_log()}")
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """Stop as Ctrl+C does, which lets ComfyUI clear its temporary folder."""
@@ -109,7 +104,7 @@ class Server:
             if entry := self.get(f"/history/{prompt_id}").get(prompt_id):
                 return dict(entry)
             if self.process.poll() is not None:
-                raise RuntimeError(f"ComfyUI ended; the end of its log:\n{self.log.read_text()[-4000:]}")
+                raise RuntimeError(f"ComfyUI ended; {self._end_of_log()}")
             time.sleep(0.1)
         raise TimeoutError(f"prompt {prompt_id} was not done after {seconds} s")
 
@@ -141,6 +136,16 @@ class Server:
         """Resident memory of the server in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
+
+    def _answers(self) -> bool:
+        try:
+            self.get("/system_stats")
+        except OSError:
+            return False
+        return True
+
+    def _end_of_log(self) -> str:
+        return f"the end of its log:\n{self.log.read_text()[-4000:]}"
 
     def _request(self, path: str, body: bytes | None) -> Any:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})

@@ -115,7 +115,7 @@ def everything(models: Path) -> None:
 
 
 def start(comfyui: Path, models: Path) -> subprocess.Popen[bytes]:
-    """Start `everything` in a process of its own, for ComfyUI's networks can't be imported without choosing its devices."""
+    """Start `everything` in a process of its own: importing ComfyUI's networks settles its devices for good."""
     return subprocess.Popen([sys.executable, __file__, str(comfyui), str(models)])
 
 
