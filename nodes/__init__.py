@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .guide import OviGuidance
+from .load import OviModelLoader
+
 
 class OviExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
-        return []
+        return [OviModelLoader, OviGuidance]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from ovi.config import OviConfig
-from ovi.model import OviModel
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+from ovi.config import OviConfig
+from ovi.model import OviModel
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 MODEL = GOLDEN / "model.safetensors"

@@ -1,0 +1,63 @@
+"""Loading the model: OviModelLoader."""
+
+from __future__ import annotations
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..ovi import native
+
+NO_SECOND_FILE = "none"
+WEIGHT_DTYPES: dict[str, dict[str, object]] = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+
+
+class OviModelLoader(io.ComfyNode):
+    """One combined file, or one file for each tower, to a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        files = folder_paths.get_filename_list("diffusion_models")
+        return io.Schema(
+            node_id="OviModelLoader",
+            display_name="Load Ovi Model",
+            category="Ovi",
+            description="Loads Ovi's fused video and audio towers as one MODEL, from one file or from one for each.",
+            search_aliases=["ovi", "ovi loader", "video with sound", "audio video model", "talking video"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=files,
+                    tooltip="An Ovi checkpoint in models/diffusion_models, such as model_960x960.safetensors "
+                    "(huggingface.co/chetwinlow1/Ovi); or one tower of it.",
+                ),
+                io.Combo.Input(
+                    "second_model_name",
+                    options=[NO_SECOND_FILE, *files],
+                    default=NO_SECOND_FILE,
+                    tooltip="The other tower, where video and audio tower are files of their own; in either order.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="How the weights are kept. 'default' takes them as the file has them; fp8 halves the "
+                    "memory of a bf16 file at some cost in quality (a scaled fp8 file, loaded as 'default', loses less).",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For 'Ovi Guidance', a LoRA loader or a sampler.")],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, second_model_name: str, weight_dtype: str) -> io.NodeOutput:
+        """Load the files."""
+        names = [name for name in (model_name, second_model_name) if name != NO_SECOND_FILE]
+        paths = [folder_paths.get_full_path_or_raise("diffusion_models", name) for name in names]
+        return io.NodeOutput(native.load(paths, WEIGHT_DTYPES[weight_dtype]))
