@@ -1,0 +1,82 @@
+"""Lengths and sizes against the published ones (golden F), and the sentences about bad ones."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from ovi import geometry
+
+VARIANTS = geometry.VARIANTS.items()
+
+
+@pytest.fixture(scope="module")
+def published(golden):
+    return json.loads((golden / "F_text.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_variants_have_the_published_lengths_and_areas(published, name, variant):
+    assert list(geometry.VARIANTS) == list(published["model_specs"])
+    spec = published["model_specs"][name]
+    assert variant.area == spec["video_area"]
+    assert geometry.video_latents(variant.frames) == spec["video_latent_length"]
+    assert geometry.audio_latents(variant.frames) == spec["audio_latent_length"]
+    assert geometry.frames(spec["video_latent_length"]) == variant.frames
+
+
+def test_sound_and_picture_of_a_clip_are_of_one_length():
+    """At any length they differ by less than one video frame; at 12 fps the sound is twice as long."""
+    for frames in range(1, 1001, 4):
+        sound = geometry.audio_samples(geometry.audio_latents(frames)) / geometry.SAMPLE_RATE
+        assert abs(sound - geometry.seconds(frames)) < 1 / geometry.FPS
+        assert geometry.frames(geometry.video_latents(frames)) == frames
+    assert geometry.audio_samples(157) == 80384
+    assert geometry.audio_latents(121, fps=12) == 314
+    assert geometry.seconds(121, fps=12) == 121 / 12
+
+
+def test_nearest_size_is_the_published_one(published):
+    snapped = published["snap_hw_to_multiple_of_32"]
+    assert len(snapped) == 88
+    for case in snapped:
+        assert geometry.nearest_size(case["w"], case["h"], case["area"]) == tuple(reversed(case["out"])), case
+
+
+@pytest.mark.parametrize("size", [(5, 0), (8, -3)])
+def test_nearest_size_refuses_what_is_not_positive(size):
+    with pytest.raises(ValueError, match=f"^Width and height must be positive, got {size[0]}x{size[1]}\\.$"):
+        geometry.nearest_size(*size)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (1280, 704), (704, 1280)])
+def test_good_sizes_pass(size):
+    geometry.check_size(*size)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "advice"),
+    [
+        (1280, 720, "take width 1280 and height 704 or 736."),
+        (1279, 704, "take width 1248 or 1280 and height 704."),
+        (0, 33, "take width 32 or 64 and height 32 or 64."),
+    ],
+)
+def test_bad_size_names_the_nearest_good_ones(width, height, advice):
+    sentence = f"Width and height must be multiples of 32, got {width}x{height}: {advice}"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        geometry.check_size(width, height)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 121, 241])
+def test_good_lengths_pass(frames):
+    geometry.check_length(frames)
+
+
+@pytest.mark.parametrize(("frames", "advice"), [(120, "117 or 121"), (122, "121 or 125"), (-3, "1 or 5")])
+def test_bad_length_names_the_nearest_good_ones(frames, advice):
+    sentence = f"The length must be 4n + 1 frames, got {frames}: take {advice}."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        geometry.check_length(frames)
