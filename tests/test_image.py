@@ -1,0 +1,73 @@
+"""The start image at the video's size: the published resampling (golden F), and what each fit keeps."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ovi.image import fit_image
+
+
+def picture(width, height):
+    """An image whose every pixel differs: red counts columns, green rows."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([columns / width, rows / height, torch.full((height, width), 0.5)], dim=-1)[None]
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_stretch_is_the_published_resampling(golden, case):
+    """The published values run from -1 to 1 and overshoot there too."""
+    data = load_file(golden / "F_preprocess.safetensors")
+    expected = data[f"{case}.out"].movedim(1, -1)
+    image = fit_image(data[f"{case}.in_uint8_hwc"][None] / 255, expected.shape[2], expected.shape[1], "stretch")
+    torch.testing.assert_close(image * 2 - 1, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad", "refuse"])
+def test_an_image_of_the_size_is_kept_to_the_bit(fit):
+    image = picture(96, 64)
+    assert torch.equal(fit_image(image, 96, 64, fit), image)
+
+
+@pytest.mark.parametrize(("width", "height", "kept"), [(64, 64, (slice(None), slice(16, 80))), (96, 32, slice(16, 48))])
+def test_crop_keeps_the_centre(width, height, kept):
+    image = picture(96, 64)
+    assert torch.equal(fit_image(image, width, height, "crop")[0], image[0][kept])
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 128), (192, 64)])
+def test_pad_keeps_the_whole_between_black_bars(width, height):
+    image = picture(96, 64)
+    padded = fit_image(image, width, height, "pad")
+    top, left = (height - 64) // 2, (width - 96) // 2
+    assert torch.equal(padded[:, top : top + 64, left : left + 96], image)
+    assert padded.sum().item() == pytest.approx(image.sum().item())
+
+
+def test_crop_and_pad_resample_without_distortion():
+    """Both are a stretch at one scale: of a part with the aspect of the video, into a part with that of the image."""
+    image = picture(96, 64)
+    cropped, padded = (fit_image(image, 192, 256, fit) for fit in ("crop", "pad"))
+    assert torch.equal(cropped, fit_image(image[:, :, 24:72], 192, 256, "stretch"))
+    assert torch.equal(padded[:, 64:192], fit_image(image, 192, 128, "stretch"))
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 3000), (33, 31)])
+def test_any_image_gets_the_size_and_loses_alpha(size, fit):
+    image = torch.cat([picture(*size), torch.zeros(1, size[1], size[0], 1)], dim=-1)
+    assert fit_image(image, 64, 96, fit).shape == (1, 96, 64, 3)
+
+
+def test_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"^A video starts from one image, got a batch of 2: pick one with ImageFrom"):
+        fit_image(torch.zeros(2, 8, 8, 3), 8, 8)
+
+
+def test_another_size_is_refused_where_that_is_asked():
+    sentence = "The start image is 768x512, the video 1280x704: make them equal, or choose crop, stretch or pad."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        fit_image(torch.zeros(1, 512, 768, 3), 1280, 704, "refuse")
