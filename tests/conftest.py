@@ -11,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser
 import pytest
 import tiny
 from comfy_host import Host
 from comfy_server import Server
+from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -44,8 +46,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     base = tmp_path_factory.mktemp("server")
-    weights = tiny.start(Path(COMFYUI), base / "models")
-    with Server(Path(COMFYUI), base, "--cpu") as running:
-        assert weights.wait() == 0, "tests/tiny.py failed"
+    running = Server(Path(COMFYUI), base, "--cpu")
+    tiny.everything(running.models)  # while ComfyUI starts
+    with running:
         yield running
     shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions
+
+
+@pytest.fixture
+def page(server: Server, tmp_path: Path) -> Iterator[Page]:
+    """ComfyUI's frontend, freshly opened in Chromium."""
+    if browser.CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs a Chromium on PATH")
+        pytest.skip("there is no Chromium on PATH; 'apt-get install chromium' on Debian")
+    with browser.frontend(server.url, tmp_path) as opened:
+        yield opened

@@ -1,19 +1,11 @@
-"""Tiny random weights under the published file and key names, made on the spot: they prove the pipes and make noise.
-
-    python tests/tiny.py COMFYUI MODELS
-
-fills the folder MODELS of a ComfyUI with all of them. What needs ComfyUI's networks imports them when called.
-"""
+"""Tiny random weights under the published file and key names, made on the spot: they prove the pipes and make noise."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -27,7 +19,16 @@ VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
 
-Draw = Callable[..., Tensor]
+Draw = Callable[[Sequence[int], float], Tensor]
+
+
+def everything(models: Path) -> None:
+    """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
+    for folder in ("diffusion_models", "vae"):
+        (models / folder).mkdir(parents=True, exist_ok=True)
+    ovi_model(models / OVI)
+    video_vae(models / VIDEO_VAE)
+    audio_vae(models / AUDIO_VAE, models / VOCODER)
 
 
 def ovi_model(
@@ -40,7 +41,7 @@ def ovi_model(
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
 ) -> None:
-    """Write a twin tower with the published keys and narrower shapes; its velocities are near unit size.
+    """Write twin towers with the published keys and narrower shapes; their velocities are near unit size.
 
     What shapes cannot tell stays as published: heads of 128 channels, 512 text tokens, both towers of one size.
     """
@@ -58,21 +59,19 @@ def ovi_model(
         elif len(shape) == 1:
             weights[key] = draw(shape, 0.05)
         else:
-            weights[key] = draw(shape, _fan_in(shape) ** -0.5)
-    _save(weights, path)
+            weights[key] = draw(shape, _unit(shape))
+    save_file(weights, path)
 
 
 def video_vae(path: Path, *, seed: int = 0) -> None:
     """Write a random autoencoder of the `taew2_2` kind: core's VAELoader opens it, its latent grid is the true one."""
-    from comfy.taesd.taehv import TAEHV
-
     draw = _draw(seed, torch.float32)
     weights = {}
-    for key, shape in _shapes(lambda: TAEHV(48)):
-        weights[key] = draw(shape, _fan_in(shape) ** -0.5) if len(shape) > 1 else torch.zeros(shape)
+    for key, shape in _taew_shapes().items():
+        weights[key] = draw(shape, _unit(shape)) if key.endswith(".weight") else torch.zeros(shape)
     weights["encoder.17.weight"] *= 5  # latents near unit size
     weights["decoder.22.bias"] += 0.5  # pictures around grey
-    _save(weights, path)
+    save_file(weights, path)
 
 
 def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
@@ -80,70 +79,61 @@ def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
 
     bfloat16 halves the 1.1 GB; the sound is noise of a standard deviation near 0.1.
     """
-    from comfy.ldm.mmaudio.vae.alias_free_torch import kaiser_sinc_filter1d
-    from comfy.ldm.mmaudio.vae.autoencoder import AudioAutoencoder
-    from comfy.ldm.mmaudio.vae.vae import DATA_MEAN_80D, DATA_STD_80D
+    from ovi.audio_vae import MEL_BANDS, lowpass_filter, vae_shapes, vocoder_shapes
 
     draw = _draw(seed, torch.bfloat16)
-    low_pass = kaiser_sinc_filter1d(0.25, 0.3, 12)
-    files: dict[str, dict[str, Tensor]] = {"vae": {}, "vocoder": {}, "mel_converter": {}}
-    for key, shape in _shapes(lambda: AudioAutoencoder(mode="16k")):
-        part, name = key.split(".", 1)
-        file = files[part]
-        if part == "vae":
-            file[name] = draw(shape, 0.7) if len(shape) else torch.zeros(shape)
-        elif name.endswith(".filter"):
-            file[name] = low_pass
+    encoders = {key: draw(shape, 0.7) for key, shape in vae_shapes().items()}
+    encoders["data_mean"] = torch.full((1, MEL_BANDS, 1), -2.0)
+    encoders["data_std"] = torch.ones(1, MEL_BANDS, 1)
+    generator: dict[str, Tensor] = {}
+    for key, shape in vocoder_shapes().items():
+        if key.endswith(".filter"):
+            generator[key] = lowpass_filter()
         elif len(shape) == 1:
-            file[name] = draw(shape, 0.05)
+            generator[key] = draw(shape, 0.05)
         else:
-            file[name + "_v"] = draw(shape, 1.0)
-            gain = 1.0 if name.startswith("ups.") else 0.06 if name.startswith("conv_post.") else 0.5
-            file[name + "_g"] = torch.full((shape[0], 1, 1), gain)
-    files["vae"]["data_mean"] = torch.tensor(DATA_MEAN_80D).view(1, -1, 1)
-    files["vae"]["data_std"] = torch.tensor(DATA_STD_80D).view(1, -1, 1)
-    for path, content in ((vae, files["vae"]), (vocoder, {"generator": files["vocoder"]})):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, path)
+            gain = {"ups": 1.0, "conv_post": 0.13}.get(key.split(".")[0], 0.5)
+            generator[f"{key}_g"] = torch.full((shape[0], 1, 1), gain)
+            generator[f"{key}_v"] = draw(shape, 1.0)
+    torch.save(encoders, vae)
+    torch.save({"generator": generator}, vocoder)
 
 
-def everything(models: Path) -> None:
-    """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
-    ovi_model(models / OVI)
-    video_vae(models / VIDEO_VAE)
-    audio_vae(models / AUDIO_VAE, models / VOCODER)
+def _taew_shapes() -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of core's TAEHV with 48 latent channels: 16 times smaller in space, 4 times in time."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, inner: int, outer: int, kernel: int = 3, *, bias: bool = False) -> None:
+        shapes[f"{name}.weight"] = (outer, inner, kernel, kernel)
+        if bias:
+            shapes[f"{name}.bias"] = (outer,)
+
+    def memory_blocks(part: str, numbers: range, width: int) -> None:
+        for number in numbers:
+            for layer, inner in ((0, 2 * width), (2, width), (4, width)):
+                conv(f"{part}.{number}.conv.{layer}", inner, width, bias=True)
+
+    conv("encoder.0", 3 * 2 * 2, 64, bias=True)
+    for first, frames in ((2, 2), (7, 2), (12, 1)):
+        conv(f"encoder.{first}.conv", 64 * frames, 64, 1)
+        conv(f"encoder.{first + 1}", 64, 64)
+        memory_blocks("encoder", range(first + 2, first + 5), 64)
+    conv("encoder.17", 64, 48, bias=True)
+    conv("decoder.1", 48, 256, bias=True)
+    for first, width, outer, frames in ((3, 256, 128, 1), (9, 128, 64, 2), (15, 64, 64, 2)):
+        memory_blocks("decoder", range(first, first + 3), width)
+        conv(f"decoder.{first + 4}.conv", width, width * frames, 1)
+        conv(f"decoder.{first + 5}", width, outer)
+    conv("decoder.22", 64, 3 * 2 * 2, bias=True)
+    return shapes
 
 
-def start(comfyui: Path, models: Path) -> subprocess.Popen[bytes]:
-    """Start `everything` in a process of its own: importing ComfyUI's networks settles its devices for good."""
-    return subprocess.Popen([sys.executable, __file__, str(comfyui), str(models)])
+def _unit(shape: Sequence[int]) -> float:
+    """The scale of a weight that keeps the size of what it multiplies."""
+    return float(math.prod(shape[1:])) ** -0.5
 
 
 def _draw(seed: int, dtype: torch.dtype) -> Draw:
     """Return `draw(shape, scale)`: normal numbers of that standard deviation from one seeded stream."""
     generator = torch.Generator().manual_seed(seed)
-    return lambda shape, scale: torch.randn(shape, generator=generator, dtype=dtype) * scale
-
-
-def _fan_in(shape: list[int]) -> int:
-    return math.prod(shape[1:])
-
-
-def _shapes(build: Callable[[], torch.nn.Module]) -> list[tuple[str, list[int]]]:
-    """Keys and shapes of a network, built without memory."""
-    with torch.device("meta"):
-        return [(key, list(value.shape)) for key, value in build().state_dict().items()]
-
-
-def _save(weights: Mapping[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(weights), path)
-
-
-if __name__ == "__main__":
-    comfyui, models = sys.argv[1:]
-    sys.path.insert(0, comfyui)
-    from comfy.cli_args import args
-
-    args.cpu = True
-    everything(Path(models))
+    return lambda shape, scale: torch.randn(tuple(shape), generator=generator, dtype=dtype) * scale
