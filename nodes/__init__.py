@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .audio_vae import OviAudioVAELoader
+from .decode import OviDecode
 from .guide import OviGuidance
+from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
+from .sample import OviScheduler, OviUniPCSampler
+from .text import OviTextEncode
 
 
 class OviExtension(ComfyExtension):
@@ -13,4 +18,14 @@ class OviExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
-        return [OviModelLoader, OviGuidance]
+        return [
+            OviModelLoader,
+            OviAudioVAELoader,
+            OviTextEncode,
+            EmptyOviLatent,
+            OviImageToVideo,
+            OviGuidance,
+            OviScheduler,
+            OviUniPCSampler,
+            OviDecode,
+        ]

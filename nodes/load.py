@@ -48,7 +48,8 @@ class OviModelLoader(io.ComfyNode):
                     options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How the weights are kept. 'default' takes them as the file has them; fp8 halves the "
-                    "memory of a bf16 file at some cost in quality (a scaled fp8 file, loaded as 'default', loses less).",
+                    "memory of a bf16 file at some cost in quality (a scaled fp8 file, loaded as 'default', loses "
+                    "less).",
                     advanced=True,
                 ),
             ],

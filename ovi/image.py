@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
 
 Fit = Literal["crop", "stretch", "pad", "refuse"]
+FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 def fit_image(image: Tensor, width: int, height: int, fit: Fit = "crop") -> Tensor:

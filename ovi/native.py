@@ -26,7 +26,7 @@ from comfy.nested_tensor import NestedTensor
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from . import checkpoint, guidance
+from . import checkpoint, geometry, guidance
 from .config import OviConfig
 from .memory import activation_bytes
 from .model import Block, OviModel
@@ -90,7 +90,7 @@ class OviLatent(comfy.latent_formats.Wan22):
         return comfy.utils.unpack_latents(packed, self.shapes)
 
 
-class PromptType(comfy.conds.CONDConstant):  # type: ignore[misc]
+class PromptType(comfy.conds.CONDConstant):
     """ "positive" or "negative"; batched conditions give the model a list, one entry for each chunk of the batch."""
 
     def can_concat(self, other: PromptType) -> bool:
@@ -363,7 +363,7 @@ def _dtypes(
 def _around_sampling(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Around a whole sampling run: tell the latent format the shapes, refuse a wrong latent and a result with NaN."""
     model: Ovi = executor.class_obj.model_patcher.model
-    model.latent_format.shapes = check_latent(kwargs["latent_shapes"], model.model_config.unet_config["ovi_config"])
+    model.latent_format.shapes = check_latent(kwargs["latent_shapes"])
     samples: Tensor = executor(*args, **kwargs)
     if not torch.isfinite(samples).all():
         raise ValueError(
@@ -373,12 +373,12 @@ def _around_sampling(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     return samples
 
 
-def check_latent(shapes: Sequence[torch.Size], config: OviConfig) -> Sequence[torch.Size]:
+def check_latent(shapes: Sequence[torch.Size]) -> Sequence[torch.Size]:
     """Refuse what is not a joint latent of video [B, 48, F, H, W] and audio [B, 20, L]; else return its shapes."""
-    channels = (config.video_channels, config.audio_channels)
+    channels = (geometry.VIDEO_CHANNELS, geometry.AUDIO_CHANNELS)
     if [len(shape) for shape in shapes] != [5, 3] or tuple(shape[1] for shape in shapes) != channels:
         raise ValueError(
-            f"Ovi samples a joint latent of video [B, {channels[0]}, F, H, W] and audio [B, {channels[1]}, L], but got "
+            f"Ovi needs a joint latent of video [B, {channels[0]}, F, H, W] and audio [B, {channels[1]}, L], but got "
             f"{' and '.join(str(list(shape)) for shape in shapes)}; use 'Empty Ovi Latent' or 'Ovi Image to Video'."
         )
     return shapes
@@ -408,3 +408,37 @@ def _texts(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
 
 def _masked(timestep: Tensor, mask: Tensor | None) -> Tensor:
     return timestep if mask is None else timestep[:, None] * mask.flatten(1).float()
+
+
+def require_video_vae(vae: Any) -> None:
+    """Refuse a VAE whose latents are not Wan 2.2's."""
+    if (vae.latent_dim, vae.latent_channels) != (3, geometry.VIDEO_CHANNELS):
+        raise ValueError(
+            f"The video VAE given is {_describe_vae(vae)}, but Ovi needs Wan 2.2's of {geometry.VIDEO_CHANNELS} "
+            "channels: "
+            "load wan2.2_vae.safetensors (Comfy-Org/Wan_2.2_ComfyUI_Repackaged) with 'Load VAE'."
+        )
+
+
+def require_audio_vae(vae: Any) -> None:
+    """Refuse a VAE whose latents are not MMAudio's at 16 kHz."""
+    if (vae.latent_dim, vae.latent_channels) != (1, geometry.AUDIO_CHANNELS):
+        raise ValueError(
+            f"The audio VAE given is {_describe_vae(vae)}, but Ovi needs MMAudio's 16 kHz VAE with its vocoder: "
+            "load v1-16.pth and best_netG.pt (hkchengrex/MMAudio) with 'Load Ovi Audio VAE'."
+        )
+
+
+def _describe_vae(vae: Any) -> str:
+    kind = {1: "an audio VAE", 2: "an image VAE", 3: "a video VAE"}.get(vae.latent_dim, "a VAE")
+    wan21 = " (such as Wan 2.1's)" if (vae.latent_dim, vae.latent_channels) == (3, 16) else ""
+    return f"{kind} of {vae.latent_channels} channels{wan21}"
+
+
+def latent_parts(latent: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Video [B, 48, F, H, W] and audio [B, 20, L] of a LATENT; refuses what is not a joint latent of Ovi."""
+    samples = latent["samples"]
+    parts = samples.unbind() if samples.is_nested else [samples]
+    check_latent([part.shape for part in parts])
+    video, audio = parts
+    return video, audio
