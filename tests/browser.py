@@ -1,6 +1,6 @@
 """ComfyUI's own frontend in a headless Chromium: open a workflow, turn it into its API form, run it, watch the result.
 
-What crosses between page and test is JSON text: Playwright would turn `undefined` into null, which the frontend refuses.
+What crosses between page and test is JSON text: Playwright turns `undefined` into null, which the frontend refuses.
 """
 
 from __future__ import annotations
