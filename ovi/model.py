@@ -411,7 +411,7 @@ class OviModel(nn.Module):
         video, video_stream = self.video_model.embed(video_latent, video_time, context)
         audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context)
         streams = (video_stream, audio_stream)
-        kept = [i for i in range(len(video)) if skip_rows is not None and not skip_rows[i]]
+        kept = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
         replacements = options.get("patches_replace", {}).get("dit", {})
         options["total_blocks"] = self.config.num_layers
         for i, pair in enumerate(self.block_pairs(video.device, options)):

@@ -166,7 +166,7 @@ class NativeOviModel(OviModel):
     ) -> list[Tensor | None]:
         skip: Skip | None = transformer_options.get(SKIP_KEY)
         blocks: tuple[int, ...] = ()
-        rows: list[bool] = []
+        rows: list[bool] | None = None
         if skip is not None and "negative" in prompt_types:
             blocks = skip.at(transformer_options["sigmas"])
             chunk = len(x[0]) // len(prompt_types)
