@@ -50,6 +50,12 @@ def audio_latents(frames: int, fps: float = FPS) -> int:
     return round((frames - 1) * AUDIO_LATENT_RATE / fps + 1)
 
 
+def audio_span(video_latent: int) -> tuple[int, int]:
+    """Return the first audio latent that sounds during a video latent at 24 fps, and the first one after it."""
+    first, after = frames(video_latent), frames(video_latent + 1)  # of the frames that the video latent holds
+    return round(max(0, first) * AUDIO_LATENT_RATE / FPS), round(after * AUDIO_LATENT_RATE / FPS)
+
+
 def audio_samples(audio_latents: int) -> int:
     """Return the samples at 16 kHz that `audio_latents` decode to."""
     return audio_latents * SAMPLES_PER_LATENT

@@ -171,6 +171,8 @@ class NativeOviModel(OviModel):
             blocks = skip.at(transformer_options["sigmas"])
             chunk = len(x[0]) // len(prompt_types)
             rows = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
+        # A context window after the first one may begin with a frame before it, of the video alone.
+        anchored = getattr(transformer_options.get("context_window"), "causal_anchor_index", None) is not None
         return super().forward(
             x,
             timestep,
@@ -178,6 +180,7 @@ class NativeOviModel(OviModel):
             audio_context,
             skip_blocks=blocks,
             skip_rows=rows,
+            video_start=-1 if anchored else 0,
             transformer_options=transformer_options,
         )
 
@@ -237,13 +240,37 @@ class Ovi(comfy.model_base.BaseModel):
         """What a mask keeps stays clean, as in training, instead of being noised again."""
         return latent_image
 
+    def map_context_window_to_modalities(
+        self, primary_indices: Sequence[int], latent_shapes: Sequence[torch.Size], dim: int
+    ) -> list[list[int]]:
+        """The audio latents that sound during the video latents of a context window."""
+        length = latent_shapes[1][dim]
+        audio = dict.fromkeys(i for index in primary_indices for i in range(*geometry.audio_span(index)) if i < length)
+        return [list(primary_indices), list(audio)]
+
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: Tensor,
+        device: torch.device,
+        retain_index_list: Any = (),
+    ) -> Any:
+        """Cut the audio's mask with the audio's window, and texts never; core cuts the video's mask."""
+        if cond_key == "audio_denoise_mask":
+            return cond_value._copy_with(window.get_window_for_modality(1).get_tensor(cond_value.cond, device, dim=2))
+        return cond_value if cond_key in ("c_crossattn", "audio_context") else None
+
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
         """Bytes that a forward pass needs besides the weights, from its true number of tokens."""
         shapes = self.latent_format.shapes
         if shapes is None:
             raise RuntimeError("Ovi's memory was asked for outside a sampling run, where no latent is known.")
         size = comfy.model_management.dtype_size(self.get_dtype_inference())
-        return activation_bytes(self.diffusion_model.config, input_shape[0], shapes[0][2:], shapes[1][2], size)
+        whole = activation_bytes(self.diffusion_model.config, input_shape[0], shapes[0][2:], shapes[1][2], size)
+        # A context window is a part of the latent: [B, 1, fewer numbers].
+        return whole * input_shape[-1] / sum(math.prod(shape[1:]) for shape in shapes)
 
 
 class OviSupported(comfy.supported_models_base.BASE):
@@ -279,11 +306,15 @@ def load(
     parts: list[Mapping[str, Tensor]] = []
     metadata: dict[str, str] = {}
     for path in paths:
+        if path.lower().endswith(".gguf"):
+            raise ValueError(
+                f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
+                "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
+            )
         sd, of_file = comfy.utils.load_torch_file(path, return_metadata=True)
-        sd, _ = comfy.utils.convert_old_quants(sd, "", metadata=of_file)
-        parts.append(sd)
+        parts.append(checkpoint.to_published(sd, of_file))
         metadata |= of_file or {}
-    sd, _ = comfy.utils.convert_old_quants(checkpoint.merge(*parts), "", metadata={})
+    sd = checkpoint.merge(*parts)
     config = OviConfig.from_state_dict(sd, metadata=metadata)
     checkpoint.check(sd, config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -80,3 +81,11 @@ def test_bad_length_names_the_nearest_good_ones(frames, advice):
     sentence = f"The length must be 4n + 1 frames, got {frames}: take {advice}."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         geometry.check_length(frames)
+
+
+def test_audio_spans_cover_a_clip_without_gaps():
+    """Each video latent's sound begins where the one before ends: 1 frame, then 4 each, at 31.25 latents per second."""
+    spans = [geometry.audio_span(index) for index in range(31)]
+    assert spans[0] == (0, 1)
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
+    assert spans[-1][1] >= geometry.audio_latents(121)

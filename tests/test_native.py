@@ -11,6 +11,8 @@ import test_loop
 import torch
 from safetensors.torch import load_file
 
+from ovi import geometry
+
 pytestmark = pytest.mark.comfyui
 
 SHIFT = 5.0
@@ -473,7 +475,7 @@ def test_cancel_stops_within_a_block(comfy, model, loop):
         management.interrupt_current_processing(True)
 
     handles = [blocks[1].self_attn.q.register_forward_hook(interrupt)]
-    handles += [block.ffn.register_forward_hook(lambda *_, i=i: seen.append(i)) for i, block in enumerate(blocks)]
+    handles += [block.ffn[-1].register_forward_hook(lambda *_, i=i: seen.append(i)) for i, block in enumerate(blocks)]
     try:
         with pytest.raises(management.InterruptProcessingException):
             ksampler(comfy, guide(comfy, model), prompts(loop))
@@ -509,3 +511,89 @@ def test_text_that_does_not_fit_is_refused(comfy, model, tokens, width, message)
 def test_blocks_that_cannot_be_skipped(comfy, model, skip):
     with pytest.raises(ValueError, match="numbers from 1 to 2"):
         guide(comfy, model, skip=skip)
+
+
+LONG = ((1, 48, 13, 4, 6), (1, 20, 64))  # 49 frames
+
+
+def windowed(comfy, model, **options):
+    comfy.core("nodes_context_windows")
+    (model,) = comfy.run(
+        "ContextWindowsManual",
+        model=model,
+        **{
+            "context_length": 5,
+            "context_overlap": 2,
+            "context_schedule": "standard_static",
+            "context_stride": 1,
+            "closed_loop": False,
+            "fuse_method": "pyramid",
+            "dim": 2,
+            "freenoise": False,
+            "cond_retain_index_list": "",
+            "split_conds_to_windows": False,
+            "latent_retain_index_list": "",
+            "causal_window_fix": True,
+        }
+        | options,
+    )
+    return model
+
+
+def test_context_windows_see_the_same_time_in_both_modalities(comfy, model, loop, monkeypatch):
+    """A window hears what sounds during its frames; an anchor frame lies before the beginning of that sound."""
+    inner, seen = model.model.diffusion_model, []
+    embed = inner.video_model.embed
+
+    def spy(latent, timestep, context, start):
+        seen.append((latent.shape[2], start))
+        return embed(latent, timestep, context, start)
+
+    monkeypatch.setattr(inner.video_model, "embed", spy)
+    audio = []
+    handle = inner.audio_model.head.register_forward_hook(lambda _, args, out: audio.append(out.shape[1]))
+    try:
+        video, sound = ksampler(comfy, windowed(comfy, guide(comfy, model)), prompts(loop), empty(shapes=LONG), steps=1)
+    finally:
+        handle.remove()
+    assert (video.shape, sound.shape) == LONG
+    assert torch.isfinite(video).all()
+    assert torch.isfinite(sound).all()
+    assert seen[0] == (5, 0)
+    assert set(seen[1:]) == {(6, -1)}
+    spans = [geometry.audio_span(index) for index in range(13)]
+    assert audio[0] == spans[4][1] - spans[0][0]
+
+
+@pytest.mark.parametrize("fuse", ["pyramid", "flat", "relative"])
+def test_context_windows_agree_on_a_constant(comfy, model, loop, fuse, monkeypatch):
+    """Where every window gives the same, so does their overlap."""
+    monkeypatch.setattr(
+        model.model.diffusion_model, "_forward", lambda x, *_, **__: [torch.full_like(part, 0.5) for part in x]
+    )
+    got = ksampler(comfy, windowed(comfy, model, fuse_method=fuse), prompts(loop), empty(shapes=LONG), steps=1)
+    expected = [part - 0.5 for part in noise(shapes=LONG)]
+    assert_equal([scaled(got[0]), got[1]], expected, 1e-5)
+
+
+def test_context_windows_cut_the_masks(comfy, model, loop, monkeypatch):
+    """Kept frames stay kept in the window that they fall in, and nowhere else."""
+    masks = [torch.ones(1, 1, *LONG[0][2:]), torch.ones(1, 1, LONG[1][2])]
+    masks[0][:, :, 0] = 0
+    masks[1][..., -1] = 0
+    latent = {"samples": joint(*(torch.randn(shape) for shape in LONG)), "noise_mask": joint(*masks)}
+    spy = TimestepSpy(monkeypatch, model)
+    got = ksampler(comfy, windowed(comfy, model, causal_window_fix=False), prompts(loop), latent, cfg=1.0, steps=1)
+    assert_equal([got[0][:, :, 0]], [latent["samples"].unbind()[0][:, :, 0]], 1e-5)
+    of_video, of_audio = zip(*spy.seen, strict=True)
+    assert [int((t == 0).sum()) for t in of_video] == [1] + [0] * (len(of_video) - 1)
+    assert [int((t == 0).sum()) for t in of_audio] == [0] * (len(of_audio) - 1) + [1]
+
+
+def test_memory_follows_the_tokens(comfy, model, loop):
+    """Twice the batch needs twice the memory; a context window needs its share."""
+    ksampler(comfy, model, prompts(loop), steps=1)
+    whole = sum(torch.Size(shape[1:]).numel() for shape in SHAPES)
+    one = model.model.memory_required([1, 1, whole])
+    assert model.model.memory_required([2, 1, whole]) == 2 * one
+    assert model.model.memory_required([1, 1, whole // 2]) == pytest.approx(one / 2)
