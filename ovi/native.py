@@ -53,7 +53,8 @@ class OviLatent(comfy.latent_formats.Wan22):
     def __init__(self) -> None:
         super().__init__()
         self.shapes: list[torch.Size] | None = None
-        self.latent_rgb_factors_reshape = self.video_part
+        self.latent_rgb_factors_reshape = self.preview_frame
+        self._previews = 0
 
     def process_in(self, latent: Any) -> Any:
         """Normalise the video part."""
@@ -63,9 +64,12 @@ class OviLatent(comfy.latent_formats.Wan22):
         """Undo the normalisation of the video part."""
         return self._on_video(super().process_out, latent)
 
-    def video_part(self, latent: Tensor) -> Tensor:
-        """The video part of a packed latent, for previews; a video latent as it is."""
-        return latent if latent.ndim == 5 else self._unpack(latent)[0]
+    def preview_frame(self, latent: Tensor) -> Tensor:
+        """A frame [B, 48, 1, H, W] of a video or packed latent, the next one each time: previews move through the clip."""
+        video = latent if latent.ndim == 5 else self._unpack(latent)[0]
+        index = self._previews % video.shape[2]
+        self._previews += 1
+        return video[:, :, index : index + 1]
 
     def video_size(self, packed: Tensor) -> int:
         """How many numbers of a packed latent [B, 1, N] are video."""

@@ -450,7 +450,7 @@ def test_torch_compile(comfy, model, loop):
 
 
 def test_previews(comfy, model, loop, monkeypatch):
-    """Each step sends a picture made of the video part."""
+    """Each step sends a picture of another frame."""
     import latent_preview
     from comfy import utils
 
@@ -459,9 +459,12 @@ def test_previews(comfy, model, loop, monkeypatch):
     monkeypatch.setattr(utils, "PROGRESS_BAR_HOOK", lambda *args, **_: pictures.append(args[2]))
     monkeypatch.setattr(utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0, raising=False)
     ksampler(comfy, guide(comfy, model), prompts(loop), steps=3)
-    sizes = [picture[1].size for picture in pictures if picture is not None]
-    assert sizes
-    assert all(width > height for width, height in sizes)
+    images = [picture[1] for picture in pictures if picture is not None]
+    assert len(images) > 1
+    assert all(image.width > image.height for image in images)
+    latent = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(SHAPES[0])
+    frames = [model.model.latent_format.preview_frame(latent).unique().item() for _ in range(4)]
+    assert sorted(frames) == [0, 1, 2, 3]
 
 
 def test_cancel_stops_within_a_block(comfy, model, loop):
