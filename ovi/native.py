@@ -65,7 +65,7 @@ class OviLatent(comfy.latent_formats.Wan22):
         return self._on_video(super().process_out, latent)
 
     def preview_frame(self, latent: Tensor) -> Tensor:
-        """A frame [B, 48, 1, H, W] of a video or packed latent, the next one each time: previews move through the clip."""
+        """A frame [B, 48, 1, H, W] of a video or packed latent, the next one each time, so that previews move."""
         video = latent if latent.ndim == 5 else self._unpack(latent)[0]
         index = self._previews % video.shape[2]
         self._previews += 1
