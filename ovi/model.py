@@ -186,15 +186,27 @@ class CrossAttention(SelfAttention):
         tower reads its text alone. The padded text rows are attended to, as in training: there is no text mask.
         """
         q = self.norm_q(self.q(x))
+        from_other = None if fusion is None else self.attend_other(q, *fusion, options)
         out = self.attention(q, self.norm_k(self.k(text)), self.v(text), self.heads, transformer_options=options)
-        if fusion is not None:
-            other, table, other_table = fusion
-            other = self.pre_attn_norm_fusion(other)
-            k = self.turned(self.norm_k_fusion(self.k_fusion(other)), other_table)
-            out = out + self.attention(
-                self.turned(q, table), k, self.v_fusion(other), self.heads, transformer_options=options
-            )
+        if from_other is not None:
+            out = out + from_other
         return self.o(out)
+
+    def attend_other(
+        self, q: Tensor, other: Tensor, table: Tensor, other_table: Tensor, options: Mapping[str, Any]
+    ) -> Tensor:
+        """What the query [B, L, D], rotated here, finds in the other tower's tokens [B, L', D]."""
+        other = self.pre_attn_norm_fusion(other)
+        k = self.turned(self.norm_k_fusion(self.k_fusion(other)), other_table)
+        return self.attention(self.turned(q, table), k, self.v_fusion(other), self.heads, transformer_options=options)
+
+
+class Gelu(nn.GELU):
+    """GELU, in place where no gradient can be asked for: its input is the largest tensor of a forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, ffn_dim] → [B, L, ffn_dim]."""
+        return super().forward(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x, approximate=self.approximate)
 
 
 class Block(nn.Module):
@@ -207,7 +219,7 @@ class Block(nn.Module):
         self.norm3 = layers.layer_norm(dim, affine=True)
         self.cross_attn = CrossAttention(layers, dim, heads)
         self.norm2 = layers.layer_norm(dim, affine=False)
-        self.ffn = nn.Sequential(layers.linear(dim, ffn_dim), nn.GELU(approximate="tanh"), layers.linear(ffn_dim, dim))
+        self.ffn = nn.Sequential(layers.linear(dim, ffn_dim), Gelu(approximate="tanh"), layers.linear(ffn_dim, dim))
         self.modulation = Modulation(layers, dim)
 
     def attend_self(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
@@ -225,7 +237,8 @@ class Block(nn.Module):
     def feed_forward(self, x: Tensor, stream: Stream) -> Tensor:
         """Add the gated feed-forward to x [B, L, D]."""
         *_, shift, scale, gate = self.modulation(stream.modulation)
-        return add_gated(x, self.ffn(modulate(self.norm2(x), shift, scale)), gate)
+        widen, gelu, narrow = self.ffn  # not called as one, which would keep its input while the hidden layer is there
+        return add_gated(x, narrow(gelu(widen(modulate(self.norm2(x), shift, scale)))), gate)
 
     def forward(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
         """The block of a tower that runs alone."""
@@ -304,7 +317,7 @@ class VideoTower(Tower):
         super().__init__(layers, config, config.video_ffn_dim, config.video_channels * patch[0] * patch[1] * patch[2])
         self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
 
-    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
+    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor, start: int = 0) -> tuple[Tensor, Stream]:
         """Tokens [B, F * H/2 * W/2, D] of a latent, and what goes with them.
 
         Odd edges wrap around, as in ComfyUI's Wan.
@@ -315,7 +328,7 @@ class VideoTower(Tower):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
         _, _, frames, height, width = patches.shape
-        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
+        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches, start=start)
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
         return tokens, self.stream(table, timestep, context, tokens.dtype)
 
@@ -384,6 +397,7 @@ class OviModel(nn.Module):
         *,
         skip_blocks: Collection[int] = (),
         skip_rows: Sequence[bool] | None = None,
+        video_start: int = 0,
         transformer_options: Mapping[str, Any] | None = None,
     ) -> list[Tensor | None]:
         """Velocities of both modalities.
@@ -408,7 +422,7 @@ class OviModel(nn.Module):
         if audio_latent is None:
             return [alone(self.video_model, video_latent, video_time, context, options), None]
 
-        video, video_stream = self.video_model.embed(video_latent, video_time, context)
+        video, video_stream = self.video_model.embed(video_latent, video_time, context, video_start)
         audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context)
         streams = (video_stream, audio_stream)
         kept = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
@@ -452,11 +466,13 @@ def fuse(
     (video_block, audio_block), (video_stream, audio_stream) = pair, streams
     video = video_block.attend_self(video, video_stream, options)
     audio = audio_block.attend_self(audio, audio_stream, options)
-    # Each tower attends to the other as it stands after self-attention, before either is changed by the other.
-    to_audio = (audio, audio_stream) if options.get("a2v_cross_attn", True) else None
+    # Each tower attends to the other as it stands after self-attention. The audio goes first: were it last, the video's
+    # tokens of before and after their cross-attention would be needed at the same time.
     to_video = (video, video_stream) if options.get("v2a_cross_attn", True) else None
-    video = video_block.attend_cross(video, video_stream, options, to_audio)
+    to_audio = (audio, audio_stream) if options.get("a2v_cross_attn", True) else None
     audio = audio_block.attend_cross(audio, audio_stream, options, to_video)
+    del to_video
+    video = video_block.attend_cross(video, video_stream, options, to_audio)
     return video_block.feed_forward(video, video_stream), audio_block.feed_forward(audio, audio_stream)
 
 

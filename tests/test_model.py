@@ -150,10 +150,10 @@ def record(model, arguments):
     order = [
         "vid.{}.self_attn",
         "audio.{}.self_attn",
-        "vid.{}.text_attn",
-        "vid.{}.fusion_attn",
-        "audio.{}.text_attn",
         "audio.{}.fusion_attn",
+        "audio.{}.text_attn",
+        "vid.{}.fusion_attn",
+        "vid.{}.text_attn",
     ]
     for name, call in zip(order, calls, strict=True):
         for part, value in zip("qkv", call, strict=False):
@@ -228,6 +228,30 @@ def test_bfloat16_stays_near(precision):
     for out, name in ((video, "video"), (audio.transpose(1, 2), "audio")):
         expected = data[f"out.{name}.0"]
         assert (out[0].float() - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt() < 0.03
+
+
+def test_inference_equals_training(precision):
+    """Without gradients some steps run in place; the numbers are the same, and the gradients are the true ones."""
+    model, dtype, *_ = precision
+    _, arguments = inputs("a1", 0, dtype)
+    with torch.inference_mode():
+        inferred = model(**arguments)
+    latents = [latent.clone().requires_grad_() for latent in arguments["x"]]
+    trained = model(**dict(arguments, x=latents))
+    for got, expected in zip(inferred, trained, strict=True):
+        torch.testing.assert_close(got, expected, atol=0.0, rtol=0.0)
+    if dtype == torch.float64:
+        sum(out.sum() for out in trained).backward()
+        step = [1e-4 * torch.randn_like(latent) for latent in latents]
+        ahead, behind = (
+            sum(
+                out.sum()
+                for out in model(**dict(arguments, x=[x + sign * d for x, d in zip(latents, step, strict=True)]))
+            )
+            for sign in (1, -1)
+        )
+        slope = sum((latent.grad * d).sum() for latent, d in zip(latents, step, strict=True))
+        torch.testing.assert_close((ahead - behind) / 2, slope, atol=0.0, rtol=1e-5)
 
 
 def test_too_many_text_tokens():

@@ -1,0 +1,44 @@
+"""Peak memory of the full-size model, traced with fake tensors."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from bench import trace
+from ovi.config import OviConfig
+from ovi.memory import activation_bytes, tokens
+from ovi.model import OviModel
+
+CONFIG = OviConfig()
+GEOMETRIES = [
+    (batch, *size, frames)
+    for size, frames, batch in itertools.product([(720, 720), (1280, 704), (960, 960)], [121, 241], [1, 2])
+]
+
+
+def traced(shapes, rotate=trace.fused_rotate):
+    return trace.peak(OviModel, CONFIG, shapes, attention=trace.flash, rotate=rotate)
+
+
+@pytest.mark.parametrize("rotate", [trace.fused_rotate, trace.plain_rotate])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_estimate_follows_the_trace(geometry, rotate):
+    """Within 15 %, whether ComfyUI has a fused kernel for rotations or not."""
+    video, audio = shapes = trace.latents(CONFIG, *geometry)
+    peak, largest = traced(shapes, rotate)
+    assert activation_bytes(CONFIG, video[0], video[2:], audio[2], element_size=2) == pytest.approx(peak, rel=0.15)
+    assert largest < 6 * CONFIG.dim * video[0] * tokens(CONFIG, video[2:], audio[2]), "modulation for each token"
+
+
+def test_longest_published_clip_fits():
+    peak, _ = traced(trace.latents(CONFIG, 1, 960, 960, 121))
+    assert peak < 1.6e9
+
+
+def test_peak_does_not_depend_on_depth(monkeypatch):
+    shapes = trace.latents(CONFIG, 1, 720, 720, 121)
+    shallow = traced(shapes)
+    monkeypatch.setattr(trace, "LAYERS", 4)
+    assert traced(shapes) == shallow
