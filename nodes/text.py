@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
-from server import PromptServer
+from comfy_api.latest import io
 
 from ..ovi import prompt as ovi_prompt
 from ..ovi.config import TEXT_LEN
+from .notes import show
 
 TOKENIZER = "umt5xxl"
 PADDING = 0  # UMT5's token of that meaning
@@ -21,11 +21,10 @@ PROMPT = (
 )
 
 
-def encode(clip: Any, text: str) -> tuple[list[list[Any]], str]:
-    """Encode a text with UMT5-XXL as it is written, weights off; return its conditioning and a note on its tokens.
+def tokenize(clip: Any, text: str) -> tuple[dict[str, Any], list[Any]]:
+    """Tokens of a text as it is written, weights off: all, for the text encoder, and those that are not padding.
 
-    What goes beyond 512 tokens is cut as published: the end-of-text token stays the last.
-    Raises ValueError for another text encoder.
+    Raises ValueError for another text encoder than UMT5-XXL.
     """
     tokens = clip.tokenize(ovi_prompt.clean(text), disable_weights=True)
     if TOKENIZER not in tokens:
@@ -35,7 +34,15 @@ def encode(clip: Any, text: str) -> tuple[list[list[Any]], str]:
             "wan."
         )
     (row,) = tokens[TOKENIZER]
-    written = [token for token in row if token[0] != PADDING]
+    return tokens, [token for token in row if token[0] != PADDING]
+
+
+def encode(clip: Any, text: str) -> tuple[list[list[Any]], str]:
+    """Encode a text with UMT5-XXL; return its conditioning and a note on its tokens.
+
+    What goes beyond 512 tokens is cut as published: the end-of-text token stays the last.
+    """
+    tokens, written = tokenize(clip, text)
     note = f"{len(written)} of {TEXT_LEN} tokens"
     if len(written) > TEXT_LEN:
         tokens[TOKENIZER] = [[*written[: TEXT_LEN - 1], written[-1]]]
@@ -116,7 +123,4 @@ class OviTextEncode(io.ComfyNode):
         notes += [
             f"{which} negative: {cut}" for which, cut in (("Video", video_note), ("Audio", audio_note)) if "cut" in cut
         ]
-        text = "\n".join(notes)
-        if cls.hidden is not None and cls.hidden.unique_id is not None and hasattr(PromptServer, "instance"):
-            PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
-        return io.NodeOutput(positive, negative, ui=ui.PreviewText(text))
+        return io.NodeOutput(positive, negative, ui=show(cls, notes))

@@ -11,10 +11,12 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from .geometry import VARIANTS
+from .geometry import VARIANTS, seconds
 
 AS_WRITTEN = "as written"
 STYLES = (*VARIANTS, AS_WRITTEN)
+
+WORDS_PER_SECOND = 2.5  # 150 words a minute, a usual figure for talk in English: an estimate, not Ovi's
 
 # The published negative prompts, one for each tower.
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
@@ -50,6 +52,35 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
     if formatted == text:
         return FormattedPrompt(text, ())
     return FormattedPrompt(formatted, (f'"{found}" was rewritten as "{wanted}", which {style} was trained on.',))
+
+
+def compose(scene: str, speech: str, sound: str, style: str) -> str:
+    """Put a prompt together in the form that the checkpoint `style` was trained on.
+
+    `speech` has a line for each turn, "who: words", which becomes "who says, <S>words<E>"; empty lines are left out,
+    and so is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
+    """
+    turns = [_turn(line) for line in speech.splitlines() if line.strip()]
+    told = " ".join(filter(None, [scene.strip(), *turns]))
+    if not sound.strip():
+        return told
+    tags = "<AUDCAP>{}<ENDAUDCAP>" if VARIANTS[style].audio_tag == "AUDCAP" else "Audio: {}"
+    return f"{told}\n\n{tags.format(sound.strip())}".lstrip()
+
+
+def _turn(line: str) -> str:
+    who, _, words = (part.strip() for part in line.partition(":"))
+    if not who or not words:
+        raise ValueError(f'The speech line "{line.strip()[:40]}" has no speaker or no words: write "who: words".')
+    return f"{who} says, <S>{words}<E>"
+
+
+def speech_note(text: str, frames: int) -> str:
+    """Say how long the words between <S> and <E> take, against a clip of `frames`."""
+    words = " ".join(re.findall("<S>(.*?)<E>", text, flags=re.DOTALL)).split()
+    spoken, clip = len(words) / WORDS_PER_SECOND, seconds(frames)
+    note = f"Speech: {len(words)} words, about {spoken:.1f} s of the clip's {clip:.1f} s"
+    return f"{note}: too many, so shorten them or lengthen the clip" if spoken > clip else note
 
 
 def clean(text: str) -> str:
