@@ -1,0 +1,67 @@
+"""Take the pictures of docs/: each graph of workflows/ as ComfyUI's own frontend shows it.
+
+python tests/picture_workflows.py COMFYUI
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import browser
+from comfy_server import Server
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 1800  # pixels of a picture
+MARGIN = 20  # pixels around the graph
+HIDDEN = {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}  # settings: what lies over the graph
+
+
+def main() -> None:
+    """Write a picture of every graph."""
+    comfyui = Path(sys.argv[1]).resolve()
+    graphs = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "workflows").glob("*.json"))}
+    with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
+        for name, graph in graphs.items():
+            pretend_models(server.models, graph)
+            with browser.frontend(server.url, Path(folder, name)) as page:
+                picture(page, graph, ROOT / "docs" / f"{name.removeprefix('ovi_')}.png")
+
+
+def pretend_models(models: Path, graph: dict[str, Any]) -> None:
+    """Make empty files for a graph's models, since the frontend marks missing ones in red."""
+    for node in graph["nodes"]:
+        for file in node["properties"].get("models", ()):
+            folder = models / file["directory"]
+            folder.mkdir(exist_ok=True)
+            (folder / file["name"]).touch()
+
+
+def picture(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
+    """Show a graph alone, scaled to the width of the picture, and save it as PNG."""
+    boxes = [group["bounding"] for group in graph["groups"]]
+    left, top = (min(box[i] for box in boxes) for i in (0, 1))
+    right, bottom = (max(box[i] + box[i + 2] for box in boxes) for i in (0, 1))
+    scale = (WIDTH - 2 * MARGIN) / (right - left)
+    page.set_viewport_size({"width": WIDTH, "height": round((bottom - top) * scale) + 2 * MARGIN})
+    browser.load_workflow(page, graph)
+    page.evaluate(
+        """async ([hidden, scale, offset]) => {
+            for (const [id, value] of Object.entries(hidden)) await app.extensionManager.setting.set(id, value);
+            await app.extensionManager.command.execute('Workspace.ToggleFocusMode');
+            app.canvas.ds.scale = scale;
+            app.canvas.ds.offset = offset;
+            app.canvas.setDirty(true, true);
+        }""",
+        [HIDDEN, scale, [MARGIN / scale - left, MARGIN / scale - top]],
+    )
+    page.add_style_tag(content="button, .p-toast { visibility: hidden }")
+    page.wait_for_timeout(1000)  # the canvas follows the viewport, and the texts follow the canvas
+    page.screenshot(path=path)
+
+
+if __name__ == "__main__":
+    main()
