@@ -1,15 +1,17 @@
 """Ovi checkpoints: every published layout, brought to the published key names.
 
 The published names begin with `video_model.` or `audio_model.`. Files differ from them in a prefix of the host, in a
-video tower without its prefix, in towers of their own files, and in how the block modulation is named. Layouts are told
-by keys and shapes, never by file name. Tensors are passed on as they are, with what goes with a quantised one
-(`.weight_scale`, `.comfy_quant`, ...).
+video tower without its prefix, in towers of their own files, and in how the block modulation and the scales of a
+quantised layer are named. Layouts are told by keys and shapes, never by file name. Tensors are passed on as they are. A
+quantised layer gets ComfyUI's own mark: beside `.weight` and its `.weight_scale`, JSON in `.comfy_quant`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,11 +26,21 @@ WHERE = (
 HOST_PREFIXES = ("model.diffusion_model.", "diffusion_model.")  # ComfyUI's ModelSave, and files made for its loaders
 VIDEO, AUDIO = "video_model.", "audio_model."
 _BARE_TOWER = ("blocks.", "patch_embedding.", "text_embedding.", "time_embedding.", "time_projection.", "head.")
-_FLAT_MODULATION = re.compile(r"(blocks\.\d+\.modulation)$")
+_RENAMED = (
+    (re.compile(r"(blocks\.\d+\.modulation)$"), r"\1.modulation"),
+    (re.compile(r"\.scale_weight$"), ".weight_scale"),
+    (re.compile(r"\.scale_input$"), ".input_scale"),
+)
 _AUDIO_MARK = "patch_embedding.2.w1.weight"  # the audio tower's patch embedding is a stack of convolutions
 _FUSION_MARK = "blocks.0.cross_attn.k_fusion.weight"
-_QUANTISED = (".comfy_quant", ".weight_scale", ".scale_weight", ".weight_scale_2", ".input_scale", ".scale_input")
-_SCALARS = {"scaled_fp8", "iter", "step"}  # markers that belong to no layer
+_STRAY = {"iter", "step"}  # numbers of a training run, which belong to no layer
+
+# Quantisation: scales and formats beside a layer's weight, as ComfyUI names them, and what older files have instead.
+_QUANTISED = ("comfy_quant", "weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
+_PACKED = ("nvfp4", "mxfp8", "convrot_w4a4")  # formats whose weight is not of the layer's own shape
+_SCALED_FP8 = "scaled_fp8"  # marks a file whose fp8 weights have scales; of 2 elements: multiply in full precision
+_FP8_FORMATS = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
+QUANTIZATION_KEY = "_quantization_metadata"  # safetensors metadata entry (JSON), in place of `.comfy_quant` tensors
 
 # What other files hold, told by one key each.
 _OTHER_MODELS = (
@@ -39,66 +51,65 @@ _OTHER_MODELS = (
     ("a UMT5 text encoder", "shared.weight"),
 )
 
+T = TypeVar("T")
 
-def to_published(sd: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the published key names, as a new dict.
+
+def to_published(sd: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """The same tensors under the published key names, as a new dict; `metadata` is that of the safetensors file.
 
     Takes one tower as well as both; `merge` puts towers together. Raises ValueError for what is not Ovi.
     """
+    layers = json.loads((metadata or {}).get(QUANTIZATION_KEY, '{"layers": {}}'))["layers"]
     sd = _without_host_prefix(sd)
-    audio_alone = _AUDIO_MARK in sd
-    out = {}
-    for key, tensor in sd.items():
-        if key.startswith(_BARE_TOWER):
-            key = (AUDIO if audio_alone else VIDEO) + key
-        out[_FLAT_MODULATION.sub(r"\1.modulation", key)] = tensor
+    sd = {**sd, **{f"{layer}.comfy_quant": _json_tensor(conf) for layer, conf in _without_host_prefix(layers).items()}}
+    tower = AUDIO if _AUDIO_MARK in sd else VIDEO
+    out = {_published(key, tower): tensor for key, tensor in sd.items() if key not in _STRAY}
     if not any(key.endswith(_FUSION_MARK) for key in out):
         raise ValueError(f"This file is {_describe(sd)}, but an Ovi checkpoint is needed: {WHERE}.")
+    _mark_scaled_fp8(out)
     return out
 
 
 def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Both towers under the published key names, from one file that has both or from two that have one each, in either
-    order.
+    """Both towers in one dict, from one file that has both or from two that have one each, in either order.
 
-    Raises ValueError where a tower is missing or given twice.
+    Takes and gives published key names. Raises ValueError where a tower is missing or given twice.
     """
-    parts = [to_published(sd) for sd in (first, second) if sd is not None]
-    out: dict[str, Tensor] = {}
-    for tower, prefix in (("video", VIDEO), ("audio", AUDIO)):
-        having = [part for part in parts if any(key.startswith(prefix) for key in part)]
-        if not having:
-            other = "audio" if tower == "video" else "video"
+    parts = [first] if second is None else [first, second]
+    for tower, prefix, other in (("video", VIDEO, "audio"), ("audio", AUDIO, "video")):
+        having = sum(any(key.startswith(prefix) for key in part) for part in parts)
+        if having == 0:
             raise ValueError(
                 f"There is only the {other} tower of Ovi here and no {tower} tower; "
                 f"choose the {tower} tower's file as the second file, or {WHERE}."
             )
-        if len(having) > 1:
+        if having > 1:
             raise ValueError(
                 f"Both files hold an Ovi {tower} tower; choose one file with both towers, or one for each tower."
             )
-        out |= {key: tensor for key, tensor in having[0].items() if key.startswith(prefix)}
-    for part in parts:
-        out |= {key: tensor for key, tensor in part.items() if key in _SCALARS}
-    return out
+    return {key: tensor for part in parts for key, tensor in part.items()}
 
 
 def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
     """Refuse a state dict with published key names that is not complete and sound.
 
-    Raises ValueError, naming the tensor, where one is missing, has a wrong shape (the weight of a quantised layer may
-    be packed), is unknown, or where a norm, a modulation or a bias holds NaN or infinity.
+    Raises ValueError, naming the tensor, where one is missing, has a wrong shape, is unknown, or where a norm, a
+    modulation or a bias holds NaN or infinity.
     """
     expected = OviModel(config, device="meta").state_dict()
     if missing := [key for key in expected if key not in sd]:
         raise ValueError(f"The Ovi checkpoint has no {_some(missing)}; get a complete file.")
-    quantised = {key.rsplit(".", 1)[0] for key in sd if key.endswith(_QUANTISED)}
+    formats = {
+        key.removesuffix(".comfy_quant"): json.loads(tensor.numpy().tobytes())["format"]
+        for key, tensor in sd.items()
+        if key.endswith(".comfy_quant")
+    }
     for key, tensor in sd.items():
-        layer, name = key.rpartition(".")[::2]
+        layer, _, name = key.rpartition(".")
         if key not in expected:
-            if layer not in quantised and key not in _SCALARS:
+            if not (name in _QUANTISED and layer in formats and f"{layer}.weight" in expected):
                 raise ValueError(f"The Ovi checkpoint has an unknown tensor {key}; is it a model of another kind?")
-        elif tensor.shape != expected[key].shape and not (layer in quantised and name == "weight"):
+        elif tensor.shape != expected[key].shape and not (name == "weight" and formats.get(layer) in _PACKED):
             raise ValueError(
                 f"{key} has shape {list(tensor.shape)}, but {list(expected[key].shape)} is needed; "
                 "the file is damaged or of another model."
@@ -107,12 +118,36 @@ def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
             raise ValueError(f"{key} holds NaN or infinity; the file is damaged: get it again.")
 
 
-def _without_host_prefix(sd: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _without_host_prefix(entries: Mapping[str, T]) -> Mapping[str, T]:
+    """What is under a host's prefix, without it; all entries where none has one."""
     for prefix in HOST_PREFIXES:
-        inside = {key.removeprefix(prefix): tensor for key, tensor in sd.items() if key.startswith(prefix)}
-        if inside:
+        if inside := {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}:
             return inside
-    return sd
+    return entries
+
+
+def _published(key: str, tower: str) -> str:
+    """The published name of a key, which belongs to `tower` where it names none."""
+    if key.startswith(_BARE_TOWER):
+        key = tower + key
+    for pattern, name in _RENAMED:
+        key = pattern.sub(name, key)
+    return key
+
+
+def _mark_scaled_fp8(sd: dict[str, Tensor]) -> None:
+    """Give the layers of a scaled fp8 file, which has scales alone, their formats; drop the file's mark."""
+    mark = sd.pop(_SCALED_FP8, None)
+    how = {"full_precision_matrix_mult": True} if mark is not None and mark.numel() == 2 else {}
+    for key, tensor in list(sd.items()):
+        layer = key.removesuffix(".weight")
+        if tensor.dtype in _FP8_FORMATS and f"{layer}.weight_scale" in sd and f"{layer}.comfy_quant" not in sd:
+            sd[f"{layer}.comfy_quant"] = _json_tensor({"format": _FP8_FORMATS[tensor.dtype], **how})
+
+
+def _json_tensor(value: Mapping[str, object]) -> Tensor:
+    """JSON as ComfyUI's checkpoints hold it, in bytes."""
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
 def _describe(sd: Mapping[str, Tensor]) -> str:
