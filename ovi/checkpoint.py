@@ -76,16 +76,20 @@ def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = Non
     Takes and gives published key names. Raises ValueError where a tower is missing or given twice.
     """
     parts = [first] if second is None else [first, second]
-    for tower, prefix, other in (("video", VIDEO, "audio"), ("audio", AUDIO, "video")):
-        having = sum(any(key.startswith(prefix) for key in part) for part in parts)
-        if having == 0:
-            raise ValueError(
-                f"There is only the {other} tower of Ovi here and no {tower} tower; "
-                f"choose the {tower} tower's file as the second file, or {WHERE}."
-            )
-        if having > 1:
+    held = {
+        tower: sum(any(key.startswith(prefix) for key in part) for part in parts)
+        for tower, prefix in (("video", VIDEO), ("audio", AUDIO))
+    }
+    for tower, files in held.items():
+        if files > 1:
             raise ValueError(
                 f"Both files hold an Ovi {tower} tower; choose one file with both towers, or one for each tower."
+            )
+    for tower, files in held.items():
+        if not files:
+            raise ValueError(
+                f"There is no {tower} tower of Ovi here, only the other one; "
+                f"choose the {tower} tower's file as the second file, or {WHERE}."
             )
     return {key: tensor for part in parts for key, tensor in part.items()}
 
@@ -160,4 +164,4 @@ def _describe(sd: Mapping[str, Tensor]) -> str:
 
 def _some(keys: Iterable[str]) -> str:
     first, *others = keys
-    return f"tensor {first}" + (f" (nor {len(others)} others)" if others else "")
+    return f"tensor {first}" + (f" (nor {len(others)} more)" if others else "")

@@ -7,6 +7,7 @@ from functools import cache
 
 import golden_model
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -153,14 +154,19 @@ def is_quantised(key):
 
 @cache
 def quantise(name):
-    """The golden model with its blocks' matrices in a format: (the file's tensors, the dequantised ones)."""
+    """The golden model in a format."""
+    return quantised_blocks(SD, name)
+
+
+def quantised_blocks(sd, name):
+    """A model with its blocks' matrices in a format: (the file's tensors, the dequantised ones)."""
     from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
     quant_format = name.split(",")[0]
     layout = QUANT_ALGOS[quant_format]["comfy_tensor_layout"]
-    stored, dequantised = dict(SD), dict(SD)
-    for key in filter(is_quantised, SD):
-        tensor = QuantizedTensor.from_float(SD[key], layout, **FORMATS[name])
+    stored, dequantised = dict(sd), dict(sd)
+    for key in filter(is_quantised, sd):
+        tensor = QuantizedTensor.from_float(sd[key], layout, **FORMATS[name])
         stored |= tensor.state_dict(key)
         stored[key.replace(".weight", ".comfy_quant")] = as_bytes({"format": quant_format})
         dequantised[key] = tensor.dequantize()
@@ -251,3 +257,23 @@ def state(model):
     """What a MODEL holds: by key, dtype and bytes."""
     sd = model.model.diffusion_model.state_dict()
     return {key: (t.dtype, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for key, t in sd.items()}
+
+
+@pytest.mark.parametrize("name", [None, "float8_e4m3fn", "nvfp4"])
+def test_what_core_saves(comfy, load, x, tmp_path, name):
+    """ModelSave writes a prefix and drops the metadata: heads and text length must be those of published models."""
+    tiny.ovi_model(tmp_path / "tiny.safetensors", dtype=torch.float32)
+    sd = load_file(tmp_path / "tiny.safetensors")
+    model = load((quantised_blocks(sd, name)[0] if name else sd, None))
+    comfy.core("nodes_model_merging")
+    comfy.run("ModelSave", model=model, filename_prefix="saved")
+    (saved,) = (comfy.base / "output").glob("saved*.safetensors")
+    again = load((load_file(saved), None))
+    saved.unlink()
+    assert state(again) == state(model)
+    assert error(run(again, x), run(model, x)) < 1e-6
+
+
+def test_gguf_is_refused(comfy):
+    with pytest.raises(ValueError, match="is a GGUF file, which only the pack ComfyUI-GGUF reads"):
+        comfy.module("ovi.native").load(["ovi-Q4_K_M.gguf"])
