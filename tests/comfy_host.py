@@ -33,6 +33,8 @@ class Host:
             (self.models / folder).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes").mkdir(exist_ok=True)
 
+        import utils.extra_config  # noqa: F401  (first, as in main.py: importing nodes hides ComfyUI's utils)
+
         import nodes  # ComfyUI's nodes.py
 
         if Path(nodes.__file__) != comfyui / "nodes.py":
@@ -42,7 +44,12 @@ class Host:
         async def load() -> None:
             await nodes.init_public_apis()
             for name in CORE_NODES:
-                self._check(await nodes.load_custom_node(str(comfyui / "comfy_extras" / f"{name}.py"), module_parent="comfy_extras"), name)
+                self._check(
+                    await nodes.load_custom_node(
+                        str(comfyui / "comfy_extras" / f"{name}.py"), module_parent="comfy_extras"
+                    ),
+                    name,
+                )
             self._check(await nodes.load_custom_node(str(ROOT), module_parent="custom_nodes"), "this pack")
 
         asyncio.run(load())

@@ -520,6 +520,10 @@ LONG = ((1, 48, 13, 4, 6), (1, 20, 64))  # 49 frames
 
 
 def windowed(comfy, model, **options):
+    from comfy import context_windows
+
+    if not hasattr(context_windows, "WindowingState"):
+        pytest.skip("this ComfyUI has no context windows for joint latents; 0.27 and later have")
     comfy.core("nodes_context_windows")
     (model,) = comfy.run(
         "ContextWindowsManual",
@@ -594,9 +598,9 @@ def test_context_windows_cut_the_masks(comfy, model, loop, monkeypatch):
 
 
 def test_memory_follows_the_tokens(comfy, model, loop):
-    """Twice the batch needs twice the memory; a context window needs its share."""
+    """A batch of two needs twice the memory, but for the rotations, which it shares; a window needs its part."""
     ksampler(comfy, model, prompts(loop), steps=1)
     whole = sum(torch.Size(shape[1:]).numel() for shape in SHAPES)
     one = model.model.memory_required([1, 1, whole])
-    assert model.model.memory_required([2, 1, whole]) == 2 * one
+    assert 1.5 * one < model.model.memory_required([2, 1, whole]) <= 2 * one
     assert model.model.memory_required([1, 1, whole // 2]) == pytest.approx(one / 2)
