@@ -9,6 +9,7 @@ from .decode import OviDecode
 from .guide import OviGuidance
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
+from .lora import OviLoraLoader
 from .prompt import OviPrompt
 from .sample import OviScheduler, OviUniPCSampler
 from .text import OviTextEncode
@@ -21,6 +22,7 @@ class OviExtension(ComfyExtension):
         """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
         return [
             OviModelLoader,
+            OviLoraLoader,
             OviAudioVAELoader,
             OviPrompt,
             OviTextEncode,
