@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ovi import geometry, image, native
+from .notes import show
 
 WIDTH, HEIGHT, LENGTH = 1280, 704, 121  # pixels, pixels, frames
 MAX_SIZE = 16384  # ComfyUI's own limit of sizes and lengths
@@ -91,12 +92,14 @@ class EmptyOviLatent(io.ComfyNode):
             search_aliases=["ovi text to video", "empty audio video latent", "ovi length", "ovi size"],
             inputs=[*size_inputs(), batch_input()],
             outputs=[io.Latent.Output(tooltip="Joint latent of video and audio.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, width: int, height: int, length: int, batch_size: int) -> io.NodeOutput:
-        """Make zeros."""
-        return io.NodeOutput({"samples": NestedTensor(empty_parts(width, height, length, batch_size))})
+        """Make zeros, and say on the node which checkpoints were trained for such a clip."""
+        latent = {"samples": NestedTensor(empty_parts(width, height, length, batch_size))}
+        return io.NodeOutput(latent, ui=show(cls, geometry.trained_for(width, height, length)))
 
 
 class OviImageToVideo(io.ComfyNode):
@@ -131,13 +134,14 @@ class OviImageToVideo(io.ComfyNode):
                     tooltip="Joint latent of video and audio, with a noise mask that keeps the first frame."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, vae: Any, start_image: Tensor, width: int, height: int, length: int, fit: image.Fit, batch_size: int
     ) -> io.NodeOutput:
-        """Encode the image into the first latent frame."""
+        """Encode the image into the first latent frame, and say which checkpoints were trained for such a clip."""
         native.require_video_vae(vae)
         video, audio = empty_parts(width, height, length, batch_size)
         first = vae.encode(image.fit_image(start_image, width, height, fit))
@@ -150,5 +154,6 @@ class OviImageToVideo(io.ComfyNode):
             {
                 "samples": NestedTensor((video, audio)),
                 "noise_mask": NestedTensor((mask, torch.ones_like(audio[:, :1]))),
-            }
+            },
+            ui=show(cls, geometry.trained_for(width, height, length)),
         )

@@ -79,6 +79,21 @@ def nearest_size(width: int, height: int, area: int | None = None) -> tuple[int,
     return _nearest_multiple(width), _nearest_multiple(height)
 
 
+def trained_for(width: int, height: int, frames: int) -> list[str]:
+    """Return a sentence for each variant: whether it was trained for such a clip (to 10 % of its area), and if not, for
+    which.
+    """
+    sentences = []
+    for name, variant in VARIANTS.items():
+        other = []
+        if abs(width * height / variant.area - 1) > 0.1:
+            other.append("at sizes such as {}x{}".format(*nearest_size(width, height, variant.area)))
+        if frames > variant.frames:
+            other.append(f"for {variant.frames} frames at most, beyond which speech falls apart")
+        sentences.append(f"{name} was trained {' and '.join(other) or 'for this size and length'}.")
+    return sentences
+
+
 def _nearest_multiple(pixels: int) -> int:
     return max(SIZE_MULTIPLE, round(pixels / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 

@@ -89,3 +89,24 @@ def test_audio_spans_cover_a_clip_without_gaps():
     assert spans[0] == (0, 1)
     assert all(before[1] == after[0] for before, after in pairwise(spans))
     assert spans[-1][1] >= geometry.audio_latents(121)
+
+
+FITS = "for this size and length."
+
+
+@pytest.mark.parametrize(
+    ("clip", "expected"),
+    [
+        ((1280, 704, 121), ["at sizes such as 960x544.", FITS, FITS]),
+        (
+            (960, 544, 241),
+            ["for 121 frames at most", "at sizes such as 1280x736 and for 121 frames at most", "at sizes"],
+        ),
+        ((704, 1280, 241), ["at sizes such as 544x960 and for 121 frames", "for 121 frames at most, beyond", FITS]),
+        ((704, 704, 121), [FITS, "at sizes such as 960x960.", "at sizes such as 960x960."]),
+    ],
+)
+def test_what_the_variants_were_trained_for(clip, expected):
+    sentences = geometry.trained_for(*clip)
+    for name, sentence, start in zip(geometry.VARIANTS, sentences, expected, strict=True):
+        assert sentence.startswith(f"{name} was trained {start}")

@@ -70,6 +70,15 @@ def test_empty_latent(comfy, length, frames, audio):
     assert not any(part.any() for part in parts)
 
 
+def test_a_latent_says_which_checkpoints_it_suits(comfy, vae):
+    size = {"width": 64, "height": 96, "length": 125, "batch_size": 1}
+    image = {"vae": vae, "start_image": torch.rand(1, 96, 64, 3), "fit": "crop"}
+    for node, given in (("EmptyOviLatent", {}), ("OviImageToVideo", image)):
+        (text,) = comfy.node[node].execute(**size, **given).ui.as_dict()["text"]
+        assert len(text.split("\n")) == 3
+        assert "960x960_5s was trained at sizes such as 768x1184 and for 121 frames at most" in text
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [
