@@ -11,6 +11,7 @@ from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
 from .lora import OviLoraLoader
 from .prompt import OviPrompt
+from .reference import OviReference
 from .sample import OviScheduler, OviUniPCSampler
 from .text import OviTextEncode
 
@@ -28,6 +29,7 @@ class OviExtension(ComfyExtension):
             OviTextEncode,
             EmptyOviLatent,
             OviImageToVideo,
+            OviReference,
             OviGuidance,
             OviScheduler,
             OviUniPCSampler,

@@ -77,6 +77,29 @@ def empty_parts(width: int, height: int, length: int, batch_size: int) -> tuple[
     return video, audio
 
 
+class Clip:
+    """A clip to be made: latents of which some are given, and masks, 0 where a latent is kept and 1 where it is made.
+
+    `width` and `height` in pixels, `length` in frames; `video` [B, 48, F, H, W] and its mask [B, 1, F, H, W],
+    `audio` [B, 20, L] and its mask [B, 1, L].
+    """
+
+    def __init__(self, width: int, height: int, length: int, batch_size: int) -> None:
+        self.width, self.height, self.length = width, height, length
+        video, self.audio = empty_parts(width, height, length, batch_size)
+        # Zero after normalisation, as an empty latent is; where a sampler starts below sigma 1 it matters.
+        self.video = comfy.latent_formats.Wan22().process_out(video)
+        self.video_mask = torch.ones_like(self.video[:, :1])
+        self.audio_mask = torch.ones_like(self.audio[:, :1])
+
+    def latent(self) -> dict[str, Any]:
+        """The clip as a LATENT."""
+        return {
+            "samples": NestedTensor((self.video, self.audio)),
+            "noise_mask": NestedTensor((self.video_mask, self.audio_mask)),
+        }
+
+
 class EmptyOviLatent(io.ComfyNode):
     """Text to video: an empty joint latent."""
 
@@ -143,17 +166,7 @@ class OviImageToVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode the image into the first latent frame, and say which checkpoints were trained for such a clip."""
         native.require_video_vae(vae)
-        video, audio = empty_parts(width, height, length, batch_size)
-        first = vae.encode(image.fit_image(start_image, width, height, fit))
-        # Zero after normalisation, as an empty latent is; where a sampler starts below sigma 1 it matters.
-        video = comfy.latent_formats.Wan22().process_out(video)
-        video[:, :, :1] = first
-        mask = torch.ones_like(video[:, :1])
-        mask[:, :, 0] = 0.0
-        return io.NodeOutput(
-            {
-                "samples": NestedTensor((video, audio)),
-                "noise_mask": NestedTensor((mask, torch.ones_like(audio[:, :1]))),
-            },
-            ui=show(cls, geometry.trained_for(width, height, length)),
-        )
+        clip = Clip(width, height, length, batch_size)
+        clip.video[:, :, :1] = vae.encode(image.fit_image(start_image, width, height, fit))
+        clip.video_mask[:, :, 0] = 0.0
+        return io.NodeOutput(clip.latent(), ui=show(cls, geometry.trained_for(width, height, length)))

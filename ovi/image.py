@@ -1,4 +1,4 @@
-"""A start image at the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
+"""Images and frames at the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ Fit = Literal["crop", "stretch", "pad", "refuse"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 
-def fit_image(image: Tensor, width: int, height: int, fit: Fit = "crop") -> Tensor:
-    """Bring `image` [1, H, W, C >= 3] to [1, height, width, 3]; alpha is left out, as ComfyUI's own video nodes do.
+def fit_image(image: Tensor, width: int, height: int, fit: Fit = "crop", what: str = "start image") -> Tensor:
+    """Bring `image` [1, H, W, C >= 3] to [1, height, width, 3] like `fit_frames`.
+
+    Raises ValueError for a batch, and for another size with "refuse"; `what` names the image there.
+    """
+    if len(image) != 1:
+        raise ValueError(f"The {what} must be one image, got a batch of {len(image)}: pick one with ImageFromBatch.")
+    return fit_frames(image, width, height, fit, what)
+
+
+def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> Tensor:
+    """Bring frames [T, H, W, C >= 3] to [T, height, width, 3]; alpha is left out, as ComfyUI's own video nodes do.
 
     "crop" cuts the largest part of the wanted aspect from the centre, "stretch" changes the aspect, "pad" keeps the
-    whole picture between black bars, "refuse" takes only an image that has the size.
+    whole picture between black bars, "refuse" takes only frames that have the size.
 
     Resampling is the published one for every fit: bicubic (a = -0.75) without antialiasing, so a far larger image had
     better be scaled down before, and without clamping: hard edges overshoot 0..1 a little, in the VAE's input too.
 
-    Raises ValueError for a batch, and for another size with "refuse".
+    Raises ValueError for another size with "refuse".
     """
-    batch, image_height, image_width, _ = image.shape
-    if batch != 1:
-        raise ValueError(f"A video starts from one image, got a batch of {batch}: pick one with ImageFromBatch.")
+    _, image_height, image_width, _ = frames.shape
     if fit == "refuse" and (image_width, image_height) != (width, height):
         raise ValueError(
-            f"The start image is {image_width}x{image_height}, the video {width}x{height}:"
+            f"The {what} is {image_width}x{image_height}, the video {width}x{height}:"
             " make them equal, or choose crop, stretch or pad."
         )
-    pixels = image[..., :3].movedim(-1, 1)
+    pixels = frames[..., :3].movedim(-1, 1)
     if fit == "crop":
         scale = min(image_width / width, image_height / height)
         pixels = _centre(pixels, _scaled(width, scale), _scaled(height, scale))
@@ -48,6 +56,6 @@ def _scaled(pixels: int, scale: float) -> int:
 
 
 def _centre(pixels: Tensor, width: int, height: int) -> Tensor:
-    """Cut `pixels` [1, C, H, W] about its centre, or fill it up with black, to [1, C, height, width]."""
+    """Cut `pixels` [T, C, H, W] about the centre, or fill them up with black, to [T, C, height, width]."""
     left, top = (width - pixels.shape[-1]) // 2, (height - pixels.shape[-2]) // 2
     return F.pad(pixels, (left, width - pixels.shape[-1] - left, top, height - pixels.shape[-2] - top))

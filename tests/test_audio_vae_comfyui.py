@@ -111,3 +111,22 @@ def test_node_offers_the_files_of_models_vae(comfy, folder):
     vae, vocoder = comfy.node["OviAudioVAELoader"].define_schema().inputs
     assert {"v1-16.pth", "best_netG.pt"} <= set(vae.options)
     assert vocoder.options == ["in the VAE file", *vae.options]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "latents"),
+    [(60, 48000, 157), (5.024, 16000, 157), (5, 44100, 156), (0.2, 8000, 6), (0.04, 96000, 1)],
+)
+def test_ovi_reference_encodes_whole_latents_of_a_sound(comfy, vae, seconds, rate, latents):
+    """Of a clip of 121 frames: the latents that the sound fills, and no more."""
+    wave = 0.1 * torch.randn(1, 2, round(seconds * rate), generator=torch.Generator().manual_seed(0))
+    inputs = dict(width=32, height=32, length=121, fit="crop", fps=24.0, keep_frames=0, keep_seconds=0.0, batch_size=1)
+    remake = dict(remake="nothing", remake_start=0.0, remake_end=1.0)
+    audio = {"waveform": wave, "sample_rate": rate}
+    (latent,) = comfy.run("OviReference", **inputs, **remake, audio_vae=vae, audio=audio)
+    _, encoded = latent["samples"].unbind()
+    _, mask = latent["noise_mask"].unbind()
+    assert mask[0, 0].tolist() == [0.0] * latents + [1.0] * (157 - latents)
+    assert encoded[..., :latents].isfinite().all()
+    assert encoded[0, :, :latents].any(0).all()
+    assert not encoded[..., latents:].any()

@@ -63,7 +63,9 @@ def test_any_image_gets_the_size_and_loses_alpha(size, fit):
 
 
 def test_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"^A video starts from one image, got a batch of 2: pick one with ImageFrom"):
+    with pytest.raises(
+        ValueError, match=r"^The start image must be one image, got a batch of 2: pick one with ImageFrom"
+    ):
         fit_image(torch.zeros(2, 8, 8, 3), 8, 8)
 
 
