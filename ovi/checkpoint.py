@@ -94,6 +94,16 @@ def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = Non
     return {key: tensor for part in parts for key, tensor in part.items()}
 
 
+def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
+    """By quantised layer: the name of its format in ComfyUI."""
+    mark = ".comfy_quant"
+    return {
+        key.removesuffix(mark): json.loads(tensor.numpy().tobytes())["format"]
+        for key, tensor in sd.items()
+        if key.endswith(mark)
+    }
+
+
 def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
     """Refuse a state dict with published key names that is not complete and sound.
 
@@ -103,17 +113,13 @@ def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
     expected = OviModel(config, device="meta").state_dict()
     if missing := [key for key in expected if key not in sd]:
         raise ValueError(f"The Ovi checkpoint has no {_some(missing)}; get a complete file.")
-    formats = {
-        key.removesuffix(".comfy_quant"): json.loads(tensor.numpy().tobytes())["format"]
-        for key, tensor in sd.items()
-        if key.endswith(".comfy_quant")
-    }
+    of_layer = formats(sd)
     for key, tensor in sd.items():
         layer, _, name = key.rpartition(".")
         if key not in expected:
-            if not (name in _QUANTISED and layer in formats and f"{layer}.weight" in expected):
+            if not (name in _QUANTISED and layer in of_layer and f"{layer}.weight" in expected):
                 raise ValueError(f"The Ovi checkpoint has an unknown tensor {key}; is it a model of another kind?")
-        elif tensor.shape != expected[key].shape and not (name == "weight" and formats.get(layer) in _PACKED):
+        elif tensor.shape != expected[key].shape and not (name == "weight" and of_layer.get(layer) in _PACKED):
             raise ValueError(
                 f"{key} has shape {list(tensor.shape)}, but {list(expected[key].shape)} is needed; "
                 "the file is damaged or of another model."

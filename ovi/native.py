@@ -17,6 +17,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.quant_ops
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -321,6 +322,11 @@ def load(
     sd = checkpoint.merge(*parts)
     config = OviConfig.from_state_dict(sd, metadata=metadata)
     checkpoint.check(sd, config)
+    if strange := set(checkpoint.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+        raise ValueError(
+            f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update ComfyUI, or "
+            "take a file of another format."
+        )
 
     supported = OviSupported({"image_model": "ovi", "ovi_config": config})
     supported.quant_config = comfy.utils.detect_layer_quantization(sd, "")

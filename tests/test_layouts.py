@@ -277,3 +277,10 @@ def test_what_core_saves(comfy, load, x, tmp_path, name):
 def test_gguf_is_refused(comfy):
     with pytest.raises(ValueError, match="is a GGUF file, which only the pack ComfyUI-GGUF reads"):
         comfy.module("ovi.native").load(["ovi-Q4_K_M.gguf"])
+
+
+def test_a_format_that_this_comfyui_does_not_know(load):
+    """As an older one with a newer file."""
+    layer = "video_model.blocks.0.ffn.0"
+    with pytest.raises(ValueError, match="is quantised as int3, which this version of ComfyUI does not know"):
+        load(*with_metadata([SD | {f"{layer}.comfy_quant": as_bytes({"format": "int3"})}]))
