@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .audio_vae import OviAudioVAELoader
 from .decode import OviDecode
+from .extend import OviContinue, OviJoin
 from .guide import OviGuidance
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
@@ -30,8 +31,10 @@ class OviExtension(ComfyExtension):
             EmptyOviLatent,
             OviImageToVideo,
             OviReference,
+            OviContinue,
             OviGuidance,
             OviScheduler,
             OviUniPCSampler,
             OviDecode,
+            OviJoin,
         ]
