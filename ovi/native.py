@@ -166,26 +166,19 @@ class NativeOviModel(OviModel):
         transformer_options: Mapping[str, Any],
         *,
         audio_context: Tensor | None = None,
-        prompt_types: Sequence[str] = (),
+        skip_blocks: tuple[int, ...] = (),
+        skip_rows: Sequence[bool] | None = None,
+        video_start: int = 0,
         **masks: Any,
     ) -> list[Tensor | None]:
-        skip: Skip | None = transformer_options.get(SKIP_KEY)
-        blocks: tuple[int, ...] = ()
-        rows: list[bool] | None = None
-        if skip is not None and "negative" in prompt_types:
-            blocks = skip.at(transformer_options["sigmas"])
-            chunk = len(x[0]) // len(prompt_types)
-            rows = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
-        # A context window after the first one may begin with a frame before it, of the video alone.
-        anchored = getattr(transformer_options.get("context_window"), "causal_anchor_index", None) is not None
         return super().forward(
             x,
             timestep,
             context,
             audio_context,
-            skip_blocks=blocks,
-            skip_rows=rows,
-            video_start=-1 if anchored else 0,
+            skip_blocks=skip_blocks,
+            skip_rows=skip_rows,
+            video_start=video_start,
             transformer_options=transformer_options,
         )
 
@@ -229,6 +222,33 @@ class Ovi(comfy.model_base.BaseModel):
             out["denoise_mask"] = comfy.conds.CONDRegular(video.mean((1, 3, 4), keepdim=True))
             out["audio_denoise_mask"] = comfy.conds.CONDRegular(audio.mean(1, keepdim=True))
         return out
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        *,
+        prompt_types: Sequence[str],
+        **kwargs: Any,
+    ) -> Tensor:
+        """Hand what changes during a run to the model as arguments.
+
+        It cannot wait in transformer_options for the model to read: core's TorchCompileModel takes those for constants.
+        """
+        options = transformer_options or {}
+        skip: Skip | None = options.get(SKIP_KEY)
+        if skip is not None and "negative" in prompt_types:
+            chunk = len(x) // len(prompt_types)
+            kwargs["skip_blocks"] = skip.at(options["sigmas"])
+            kwargs["skip_rows"] = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
+        # A context window after the first one may begin with a frame before it, of the video alone.
+        anchored = getattr(options.get("context_window"), "causal_anchor_index", None) is not None
+        kwargs["video_start"] = -1 if anchored else 0
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def process_timestep(
         self,
