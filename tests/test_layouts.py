@@ -72,8 +72,8 @@ def load(comfy):
     return load
 
 
-def with_metadata(parts, **more):
-    return [(sd, golden_model.metadata() | more) for sd in parts]
+def with_metadata(parts):
+    return [(sd, golden_model.metadata()) for sd in parts]
 
 
 @pytest.fixture(scope="module")
@@ -186,13 +186,17 @@ def int8_rows(linear, args):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_quantised(load, x, original, name):
+    """The output is that of the dequantised weights, with what core itself does to an int8 layer's input."""
     stored, dequantised = quantise(name)
     got = run(load(*with_metadata([stored])), x)
     model = plain(dequantised)
+    lost = error(model(*x), original)
     if name.startswith("int8"):
         for key in filter(is_quantised, SD):
             model.get_submodule(key.removesuffix(".weight")).register_forward_pre_hook(int8_rows)
     assert error(got, model(*x)) < 1e-4
+    # With a scale for each row the weights lose so little that the rounding of the input shows beside it.
+    assert error(got, original) < (1.5 if "row" in name else 1.3) * lost
 
 
 def to_metadata(stored):
