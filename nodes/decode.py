@@ -46,8 +46,7 @@ class OviDecode(io.ComfyNode):
             display_name="Ovi Decode",
             category="Ovi",
             description="Decodes picture and sound to the same length, for 'Create Video'. Leave out a VAE to decode "
-            "only the other. "
-            "The clips of a batch follow one another, picture and sound in the same order.",
+            "only the other. The clips of a batch follow one another, picture and sound in the same order.",
             search_aliases=["ovi vae decode", "decode audio video"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Joint latent from a sampler."),
@@ -60,8 +59,7 @@ class OviDecode(io.ComfyNode):
                     max=120.0,
                     step=1.0,
                     tooltip="Frames per second of the video that is made of the frames: the sound is cut, or padded "
-                    "with silence, to its "
-                    "length. Ovi makes 24.",
+                    "with silence, to its length. Ovi makes 24.",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -69,8 +67,8 @@ class OviDecode(io.ComfyNode):
                     min=0,
                     max=MAX_TILE,
                     step=geometry.SIZE_MULTIPLE,
-                    tooltip="0 decodes whole frames. 512 or less, in pixels, decodes tile by tile, for cards that "
-                    "run out of memory here.",
+                    tooltip="0 decodes whole frames. 512 or less, in pixels, decodes tile by tile, for cards that run "
+                    "out of memory here.",
                     advanced=True,
                 ),
             ],

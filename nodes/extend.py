@@ -69,8 +69,8 @@ class OviContinue(io.ComfyNode):
                     min=0.2,
                     max=60.0,
                     step=0.1,
-                    tooltip="Seconds at the end of the clip that the next one begins with. Latents hold 4n + 1 frames: "
-                    "1 second becomes 25.",
+                    tooltip="Seconds at the end of the clip that the next one begins with. Latents hold 4n + 1 "
+                    "frames: 1 second becomes 25.",
                 ),
             ],
             outputs=[

@@ -38,8 +38,8 @@ class OviGuidance(io.ComfyNode):
                 io.String.Input(
                     "skip_blocks",
                     default=guidance.SKIP_BLOCKS,
-                    tooltip="Blocks (1 to 29) that the negative pass skips in both towers, separated by commas; "
-                    "empty skips none. 11 is published; 7 to 9 give more motion in the background.",
+                    tooltip="Blocks (1 to 29) that the negative pass skips in both towers, separated by commas; empty "
+                    "skips none. 11 is published; 7 to 9 give more motion in the background.",
                 ),
                 io.Float.Input(
                     "skip_start_percent",

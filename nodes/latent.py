@@ -27,8 +27,8 @@ def size_inputs() -> list[io.Input]:
             min=geometry.SIZE_MULTIPLE,
             max=MAX_SIZE,
             step=geometry.SIZE_MULTIPLE,
-            tooltip="Pixels, a multiple of 32. Checkpoints were trained near 720x720 or 960x960 pixels in all, in "
-            "any shape.",
+            tooltip="Pixels, a multiple of 32. Checkpoints were trained near 720x720 or 960x960 pixels in all, in any "
+            "shape.",
         ),
         io.Int.Input(
             "height",
@@ -45,8 +45,7 @@ def size_inputs() -> list[io.Input]:
             max=MAX_SIZE,
             step=geometry.FRAMES_PER_LATENT,
             tooltip="Frames at 24 per second, 4n + 1; the sound gets the same length. 121 are 5 seconds; 241 are 10 "
-            "seconds, "
-            "for model_960x960_10s.",
+            "seconds, for model_960x960_10s.",
         ),
     ]
 
@@ -110,8 +109,8 @@ class EmptyOviLatent(io.ComfyNode):
             node_id="EmptyOviLatent",
             display_name="Empty Ovi Latent",
             category="Ovi",
-            description="An empty latent for a clip and its sound. LTXV Separate / Concat AV Latent take it apart "
-            "and put it together.",
+            description="An empty latent for a clip and its sound. LTXV Separate / Concat AV Latent take it apart and "
+            "put it together.",
             search_aliases=["ovi text to video", "empty audio video latent", "ovi length", "ovi size"],
             inputs=[*size_inputs(), batch_input()],
             outputs=[io.Latent.Output(tooltip="Joint latent of video and audio.")],
@@ -147,8 +146,7 @@ class OviImageToVideo(io.ComfyNode):
                     options=list(image.FITS),
                     default="crop",
                     tooltip="How an image of another shape gets the size: cropped from the centre, stretched, padded "
-                    "with black, "
-                    "or refused.",
+                    "with black, or refused.",
                 ),
                 batch_input(),
             ],

@@ -13,8 +13,8 @@ from .notes import show
 from .text import tokenize
 
 SCENE = (
-    "A woman with short dark hair stands on a windy pier at dusk and looks into the camera. "
-    "Waves break against the wood behind her."
+    "A woman with short dark hair stands on a windy pier at dusk and looks into the camera. Waves break against the "
+    "wood behind her."
 )
 SPEECH = "The woman: The sea sounds different tonight."
 SOUND = "A calm female voice close to the microphone, waves and wind around it."
@@ -45,8 +45,8 @@ class OviPrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default=SPEECH,
-                    tooltip="A line for each turn of each speaker, 'who: words', in the order of speaking. "
-                    "Empty: nobody speaks.",
+                    tooltip="A line for each turn of each speaker, 'who: words', in the order of speaking. Empty: "
+                    "nobody speaks.",
                 ),
                 io.String.Input(
                     "sound",

@@ -145,8 +145,8 @@ class OviReference(io.ComfyNode):
                     min=1.0,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frames per second of the video given. Ovi works at 24: of another rate, the nearest frame "
-                    "is taken each time.",
+                    tooltip="Frames per second of the video given. Ovi works at 24: of another rate, the nearest "
+                    "frame is taken each time.",
                 ),
                 io.Int.Input(
                     "keep_frames",
@@ -227,8 +227,8 @@ class OviReference(io.ComfyNode):
         has_picture = start_image is not None or end_image is not None or video is not None
         if not has_picture and audio is None:
             raise ValueError(
-                "Ovi Reference has nothing to keep: connect an image, a video or audio (a video file without sound has "
-                "no audio), or use 'Empty Ovi Latent'."
+                "Ovi Reference has nothing to keep: connect an image, a video or audio (a video file without sound "
+                "has no audio), or use 'Empty Ovi Latent'."
             )
         if has_picture:
             if vae is None:

@@ -49,8 +49,8 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1, only the last part of a longer schedule: the latent given is changed instead "
-                    "of replaced.",
+                    tooltip="Below 1, only the last part of a longer schedule: the latent given is changed instead of "
+                    "replaced.",
                     advanced=True,
                 ),
             ],

@@ -60,8 +60,8 @@ class OviTextEncode(io.ComfyNode):
             node_id="OviTextEncode",
             display_name="Ovi Text Encode",
             category="Ovi",
-            description="Encodes the prompt, which both towers read, and a negative prompt for each tower. "
-            "Words between <S> and <E> are spoken. Weights such as (word:1.5) have no effect.",
+            description="Encodes the prompt, which both towers read, and a negative prompt for each tower. Words "
+            "between <S> and <E> are spoken. Weights such as (word:1.5) have no effect.",
             search_aliases=["ovi prompt", "ovi negative", "speech tags", "audcap"],
             inputs=[
                 io.Clip.Input("clip", tooltip="UMT5-XXL, from CLIPLoader with type wan."),
@@ -71,8 +71,7 @@ class OviTextEncode(io.ComfyNode):
                     dynamic_prompts=True,
                     default=PROMPT,
                     tooltip="What is seen, what is said between <S> and <E>, and at the end how it sounds: 'Audio: "
-                    "...' or "
-                    "<AUDCAP>...<ENDAUDCAP>, turned into what the prompt style wants.",
+                    "...' or <AUDCAP>...<ENDAUDCAP>, turned into what the prompt style wants.",
                 ),
                 io.String.Input(
                     "video_negative",
@@ -93,8 +92,7 @@ class OviTextEncode(io.ComfyNode):
                     options=list(ovi_prompt.STYLES),
                     default="960x960_5s",
                     tooltip="The checkpoint: 720x720_5s (model.safetensors) was trained with <AUDCAP>, the 960x960 "
-                    "ones with 'Audio:'. "
-                    "'as written' changes nothing.",
+                    "ones with 'Audio:'. 'as written' changes nothing.",
                 ),
             ],
             outputs=[
