@@ -32,37 +32,37 @@ MODELS = {  # node type: the folder of models/ and the address of each file
 
 # Left, top, width and height by node type. Nothing crosses: wires reach a node in the order of its inputs.
 PLACES = {
-    "OviModelLoader": (0, 0, 360, 106),
-    "CLIPLoader": (0, 200, 360, 106),
-    "MarkdownNote": (0, 400, 360, 260),
-    "VAELoader": (0, 780, 360, 58),
-    "OviAudioVAELoader": (0, 900, 360, 82),
-    "OviGuidance": (440, 0, 460, 130),
-    "OviTextEncode": (440, 200, 460, 460),
-    "RandomNoise": (980, 0, 300, 82),
-    "CFGGuider": (980, 150, 300, 98),
-    "OviUniPCSampler": (980, 310, 300, 26),
-    "OviScheduler": (980, 400, 300, 130),
-    "EmptyOviLatent": (980, 590, 300, 130),
-    "SamplerCustomAdvanced": (1460, 320, 280, 106),
-    "OviDecode": (1840, 760, 280, 122),
-    "CreateVideo": (2200, 760, 240, 102),
-    "SaveVideo": (2520, 760, 440, 440),
+    "OviModelLoader": (0, 0, 340, 106),
+    "CLIPLoader": (0, 200, 340, 106),
+    "MarkdownNote": (0, 400, 340, 260),
+    "VAELoader": (0, 780, 340, 58),
+    "OviAudioVAELoader": (0, 900, 340, 82),
+    "OviGuidance": (400, 0, 400, 130),
+    "OviTextEncode": (400, 200, 400, 460),
+    "RandomNoise": (860, 0, 270, 82),
+    "CFGGuider": (860, 150, 270, 98),
+    "OviUniPCSampler": (860, 310, 270, 26),
+    "OviScheduler": (860, 400, 270, 130),
+    "EmptyOviLatent": (860, 590, 270, 130),
+    "SamplerCustomAdvanced": (1290, 320, 250, 106),
+    "OviDecode": (1600, 760, 240, 122),
+    "CreateVideo": (1890, 760, 210, 102),
+    "SaveVideo": (2150, 760, 400, 400),
 }
 OTHER_PLACES = {
     "ovi_image_to_video": {
-        "LoadImage": (540, 800, 300, 300),
-        "OviImageToVideo": (980, 740, 300, 174),
-        "VAELoader": (0, 740, 360, 58),
-        "OviAudioVAELoader": (0, 1240, 360, 82),
-        "SamplerCustomAdvanced": (1460, 400, 280, 106),
-        "OviDecode": (1840, 940, 280, 122),
-        "CreateVideo": (2200, 940, 240, 102),
-        "SaveVideo": (2520, 940, 440, 440),
+        "VAELoader": (0, 740, 340, 58),
+        "LoadImage": (490, 800, 280, 300),
+        "OviImageToVideo": (860, 740, 270, 174),
+        "OviAudioVAELoader": (0, 1220, 340, 82),
+        "SamplerCustomAdvanced": (1290, 400, 250, 106),
+        "OviDecode": (1600, 940, 240, 122),
+        "CreateVideo": (1890, 940, 210, 102),
+        "SaveVideo": (2150, 940, 400, 400),
     },
-    "ovi_minimal_ksampler": {"EmptyOviLatent": (980, 400, 300, 130), "KSampler": (1460, 200, 280, 262)},
+    "ovi_minimal_ksampler": {"EmptyOviLatent": (860, 400, 270, 130), "KSampler": (1290, 200, 250, 262)},
 }
-BENDS = {"ovi_image_to_video": {("VAELoader", "OviDecode"): (450, 1210)}}  # a point that the wire passes
+BENDS = {"ovi_image_to_video": {("VAELoader", "OviDecode"): (420, 1200)}}  # a point that the wire passes
 
 GROUPS = {
     "Models": ["OviModelLoader", "CLIPLoader", "MarkdownNote", "VAELoader", "OviAudioVAELoader"],
@@ -77,7 +77,7 @@ GROUPS = {
 NOTE = """\
 **Prompt**: what is seen; spoken words between `<S>` and `<E>`; at the end `Audio:` and how it all sounds.
 
-**Size**: multiples of 32, about 960 × 960 pixels in all. 121 frames are 5 seconds.
+**Size**: multiples of 32, about 960 by 960 pixels in all. 121 frames are 5 seconds.
 
 **Short of memory**: weight dtype `fp8_e4m3fn`; tile size 512 in Ovi Decode.
 
@@ -133,17 +133,17 @@ def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, A
             for (const [title, types] of Object.entries(groups)) {
                 const members = types.filter(type => nodes[type]).map(type => places[type]);
                 if (!members.length) continue;
-                const left = Math.min(...members.map(place => place[0])) - 30;
+                const left = Math.min(...members.map(place => place[0])) - 20;
                 const top = Math.min(...members.map(place => place[1])) - 90;
-                const right = Math.max(...members.map(place => place[0] + place[2])) + 30;
+                const right = Math.max(...members.map(place => place[0] + place[2])) + 20;
                 const bottom = Math.max(...members.map(place => place[1] + place[3])) + 30;
                 const group = new LiteGraph.LGraphGroup(title);
                 group.pos = [left, top];
                 group.size = [right - left, bottom - top];
                 app.graph.add(group);
             }
-            app.canvas.ds.scale = 0.5;
-            app.canvas.ds.offset = [100, 200];
+            app.canvas.ds.scale = 0.6;  // the least at which the frontend draws text
+            app.canvas.ds.offset = [130, 180];
         }""",
         json.dumps(layout),
     )

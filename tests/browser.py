@@ -50,6 +50,21 @@ def load_workflow(page: Page, workflow: dict[str, Any]) -> None:
     page.evaluate("async text => { await app.loadGraphData(JSON.parse(text)) }", json.dumps(workflow))
 
 
+def set_widgets(page: Page, values: dict[str, dict[str, Any]]) -> None:
+    """Set widgets of the open graph, by node type and name."""
+    page.evaluate(
+        """text => {
+            const values = JSON.parse(text);
+            for (const node of app.graph._nodes) {
+                for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+                    node.widgets.find(widget => widget.name === name).value = value;
+                }
+            }
+        }""",
+        json.dumps(values),
+    )
+
+
 def load_prompt(page: Page, prompt: dict[str, Any]) -> None:
     """Open a prompt in API form."""
     page.evaluate("text => { app.loadApiJson(JSON.parse(text), 'prompt.json') }", json.dumps(prompt))
@@ -64,6 +79,17 @@ def converted(page: Page) -> tuple[dict[str, Any], dict[str, Any]]:
 def missing_types(page: Page) -> list[str]:
     """Node types of the open graph that ComfyUI does not have."""
     return page.evaluate("app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.registered_node_types))")
+
+
+def missing_models(page: Page) -> list[dict[str, str]]:
+    """What the page offers to download for the open graph: the name, folder and address of each model file."""
+    offers = page.evaluate(
+        """() => {
+            const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
+            return JSON.stringify(stores.get('missingModel').missingModelCandidates);
+        }"""
+    )
+    return [{key: offer[key] for key in ("name", "directory", "url")} for offer in json.loads(offers)]
 
 
 def complaints(page: Page) -> list[str]:

@@ -21,10 +21,10 @@ AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
 
 SMALL = {  # what a CPU does in seconds, by node type
-    "EmptyOviLatent": {"width": 320, "height": 192, "length": 49},
-    "OviImageToVideo": {"width": 256, "height": 256, "length": 49},
-    "OviScheduler": {"steps": 6},
-    "KSampler": {"steps": 6},
+    "EmptyOviLatent": {"width": 256, "height": 160, "length": 49},
+    "OviImageToVideo": {"width": 192, "height": 192, "length": 49},
+    "OviScheduler": {"steps": 4},
+    "KSampler": {"steps": 4},
 }
 
 Draw = Callable[[Sequence[int], float], Tensor]
