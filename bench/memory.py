@@ -50,7 +50,7 @@ def needs() -> list[str]:
     for clip in CLIPS:
         width, height, frames = clip
         sizes = (activations(1, clip), activations(2, clip), decode_bytes(width, height), decode_bytes(512, 512))
-        rows.append(f"| {width} × {height} × {frames} | " + " | ".join(f"{size / 1e9:.1f} GB" for size in sizes) + " |")
+        rows.append(f"| {width} x {height} x {frames} | " + " | ".join(f"{size / 1e9:.1f} GB" for size in sizes) + " |")
     return rows
 
 

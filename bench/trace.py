@@ -7,7 +7,7 @@ kernel, which allocates its output and one number for each row and head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,23 +66,24 @@ def latents(config: OviConfig, batch: int, width: int, height: int, frames: int)
 def peak(
     make: Callable[..., torch.nn.Module],
     config: OviConfig,
-    shapes: list[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...] | None],
     dtype: torch.dtype = torch.bfloat16,
     **options: Any,
 ) -> tuple[int, int]:
-    """Peak bytes besides weights and inputs, and the elements of the largest tensor.
+    """Peak bytes besides weights and inputs, and the elements of the largest tensor made.
 
-    `make(config, device=, dtype=, **options)` gives a model that is called as OviModel is.
+    `make(config, device=, dtype=, **options)` gives a model that is called as OviModel is; a shape may be None where
+    the latent may.
     """
     device = torch.device("cuda", 0)
-    batch = shapes[0][0]
+    batch = next(shape for shape in shapes if shape)[0]
     with FakeTensorMode(), torch.inference_mode():
         model = make(dataclasses.replace(config, num_layers=LAYERS), device=device, dtype=dtype, **options)
-        x = [torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
+        x = [shape and torch.empty(shape, device=device, dtype=dtype) for shape in shapes]
         timestep = torch.empty(batch, device=device)
         context = torch.empty(batch, config.text_len, config.text_dim, device=device, dtype=dtype)
         tracker = Tracker()
-        tracker.track_external(model, *x, timestep, context)
+        tracker.track_external(model, *filter(torch.is_tensor, x), timestep, context)
         before = tracker.get_tracker_snapshot("current")[device]["Total"]
         with tracker:
             model(x, timestep, context)
