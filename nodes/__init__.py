@@ -12,7 +12,7 @@ from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
 from .lora import OviLoraLoader
 from .prompt import OviPrompt
-from .reference import OviReference
+from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
 from .text import OviTextEncode
 
@@ -32,6 +32,7 @@ class OviExtension(ComfyExtension):
             OviImageToVideo,
             OviReference,
             OviContinue,
+            OviRemake,
             OviGuidance,
             OviScheduler,
             OviUniPCSampler,

@@ -100,8 +100,11 @@ class OviContinue(io.ComfyNode):
             end = end_of_sound(video.audio, len(frames), shared)
             keep_audio(following, audio_vae, end, keep_seconds=0.0)
         added = length - shared
-        note = f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s"
-        return io.NodeOutput(following.latent(), shared, ui=show(cls, [note, *kept_notes(following)]))
+        notes = [
+            f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s",
+            *kept_notes(following.video_mask, following.audio_mask),
+        ]
+        return io.NodeOutput(following.latent(), shared, ui=show(cls, notes))
 
 
 class OviJoin(io.ComfyNode):

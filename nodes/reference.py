@@ -1,4 +1,4 @@
-"""Picture and sound that are given, and what of them is kept: OviReference."""
+"""Picture and sound that are given, and what of them is kept: OviReference, OviRemake."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -82,27 +84,49 @@ def keep_audio(clip: Clip, vae: Any, audio: Mapping[str, Any], keep_seconds: flo
     return notes
 
 
-def remake_span(clip: Clip, remake: str, start: float, end: float) -> None:
-    """Have a part of the picture, the sound or both made anew: what lies between two times in seconds."""
-    seconds = geometry.seconds(clip.length)
-    if not start < min(end, seconds):
+def remake_span(video_mask: Tensor, audio_mask: Tensor, remake: str, start: float, end: float) -> None:
+    """Have a part of a clip made anew: the picture, the sound or both, between two times in seconds (end 0: the end).
+
+    Sets the masks, [B, 1, F, H, W] and [B, 1, L], to 1 there.
+    """
+    seconds = geometry.seconds(geometry.frames(video_mask.shape[2]))
+    until = min(end or seconds, seconds)
+    if start >= until:
         raise ValueError(
-            f"remake_start is {start:.2f} s and remake_end {end:.2f} s: it must start before it ends, and before the "
-            f"clip ends at {seconds:.2f} s."
+            f"What is remade begins at {start:.2f} s, but ends at {until:.2f} s: the clip lasts {seconds:.2f} s."
         )
     if "picture" in remake:
-        first, after = reference.video_span(start, end)
-        clip.video_mask[:, :, first:after] = 1.0
+        first, after = reference.video_span(start, until)
+        video_mask[:, :, first:after] = 1.0
     if "sound" in remake:
-        first, after = reference.audio_span(start, end)
-        clip.audio_mask[..., first:after] = 1.0
+        first, after = reference.audio_span(start, until)
+        audio_mask[..., first:after] = 1.0
 
 
-def kept_notes(clip: Clip) -> list[str]:
-    """Say what of a clip is kept."""
+def kept_notes(video_mask: Tensor, audio_mask: Tensor) -> list[str]:
+    """Say what of a clip its masks keep."""
+    return [reference.video_note(video_mask[0, 0, :, 0, 0]), reference.audio_note(audio_mask[0, 0])]
+
+
+def span_inputs() -> list[io.Input]:
+    """From when to when something is remade."""
     return [
-        reference.video_note(clip.video_mask[0, 0, :, 0, 0]),
-        reference.audio_note(clip.audio_mask[0, 0]),
+        io.Float.Input(
+            "remake_start",
+            default=0.0,
+            min=0.0,
+            max=MAX_SECONDS,
+            step=0.01,
+            tooltip="Seconds from the start of the clip, where that which is remade begins.",
+        ),
+        io.Float.Input(
+            "remake_end",
+            default=0.0,
+            min=0.0,
+            max=MAX_SECONDS,
+            step=0.01,
+            tooltip="Seconds from the start of the clip, where that which is remade ends. 0 is the end of the clip.",
+        ),
     ]
 
 
@@ -170,22 +194,7 @@ class OviReference(io.ComfyNode):
                     default="nothing",
                     tooltip="What is made anew between remake_start and remake_end, though it is given.",
                 ),
-                io.Float.Input(
-                    "remake_start",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_SECONDS,
-                    step=0.01,
-                    tooltip="Seconds from the start of the clip. Counts where 'remake' is not 'nothing'.",
-                ),
-                io.Float.Input(
-                    "remake_end",
-                    default=1.0,
-                    min=0.0,
-                    max=MAX_SECONDS,
-                    step=0.01,
-                    tooltip="Seconds from the start of the clip. Counts where 'remake' is not 'nothing'.",
-                ),
+                *span_inputs(),
                 batch_input(),
                 io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for images and video."),
                 io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the audio."),
@@ -251,5 +260,38 @@ class OviReference(io.ComfyNode):
         if audio is not None:
             notes += keep_audio(clip, audio_vae, audio, keep_seconds)
         if remake != "nothing":
-            remake_span(clip, remake, remake_start, remake_end)
-        return io.NodeOutput(clip.latent(), ui=show(cls, [*kept_notes(clip), *notes]))
+            remake_span(clip.video_mask, clip.audio_mask, remake, remake_start, remake_end)
+        return io.NodeOutput(clip.latent(), ui=show(cls, [*kept_notes(clip.video_mask, clip.audio_mask), *notes]))
+
+
+class OviRemake(io.ComfyNode):
+    """A finished clip of which a part is made anew."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="OviRemake",
+            display_name="Ovi Remake",
+            category="Ovi",
+            description="Masks a finished clip so that a sampler makes a part of it anew, all of it or a moment, and "
+            "keeps the rest: other sound for the same picture, other picture for the same sound. Experimental: Ovi was "
+            "trained with a given first frame only.",
+            search_aliases=["ovi inpaint", "ovi noise mask", "ovi second pass", "freeze audio", "keep audio"],
+            is_experimental=True,
+            inputs=[
+                io.Latent.Input("samples", tooltip="Joint latent from a sampler. A mask that it has is replaced."),
+                io.Combo.Input("remake", options=list(REMAKES[1:]), default="sound", tooltip="What is made anew."),
+                *span_inputs(),
+            ],
+            outputs=[io.Latent.Output(tooltip="The same latent, with a noise mask that keeps what is not remade.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], remake: str, remake_start: float, remake_end: float) -> io.NodeOutput:
+        """Make the masks, and say on the node what they keep."""
+        video_mask, audio_mask = (torch.zeros_like(part[:, :1]) for part in native.latent_parts(samples))
+        remake_span(video_mask, audio_mask, remake, remake_start, remake_end)
+        masked = samples | {"noise_mask": NestedTensor((video_mask, audio_mask))}
+        return io.NodeOutput(masked, ui=show(cls, kept_notes(video_mask, audio_mask)))

@@ -121,7 +121,7 @@ def test_ovi_reference_encodes_whole_latents_of_a_sound(comfy, vae, seconds, rat
     """Of a clip of 121 frames: the latents that the sound fills, and no more."""
     wave = 0.1 * torch.randn(1, 2, round(seconds * rate), generator=torch.Generator().manual_seed(0))
     inputs = dict(width=32, height=32, length=121, fit="crop", fps=24.0, keep_frames=0, keep_seconds=0.0, batch_size=1)
-    remake = dict(remake="nothing", remake_start=0.0, remake_end=1.0)
+    remake = dict(remake="nothing", remake_start=0.0, remake_end=0.0)
     audio = {"waveform": wave, "sample_rate": rate}
     (latent,) = comfy.run("OviReference", **inputs, **remake, audio_vae=vae, audio=audio)
     _, encoded = latent["samples"].unbind()

@@ -13,7 +13,7 @@ from ovi import geometry, reference
 
 SIZE = {"width": 128, "height": 96, "length": 13}  # 4 video latents, 17 audio latents
 CLIP = {"fit": "crop", "fps": 24.0, "keep_frames": 0, "keep_seconds": 0.0, "batch_size": 1}
-REMAKE = {"remake": "nothing", "remake_start": 0.0, "remake_end": 1.0}
+REMAKE = {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ MODES = {  # inputs, and the masks that they give
         ([0] * 4, [0] * 3 + [1] * 4 + [0] * 10),
     ),
     "both remade": (
-        {"video": pictures(13), "audio": AUDIO, "remake": "picture and sound", "remake_start": 0.1, "remake_end": 9.0},
+        {"video": pictures(13), "audio": AUDIO, "remake": "picture and sound", "remake_start": 0.1, "remake_end": 0.0},
         ([0, 1, 1, 1], [0] * 3 + [1] * 14),
     ),
 }
@@ -180,6 +180,40 @@ def test_the_kept_modality_changes_the_made_one(comfy, model, loop, one, other):
         return made[0 if "audio" in given else 1]
 
     assert not torch.allclose(run(one), run(other), atol=1e-2)
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize(
+    ("inputs", "masks"),
+    [
+        (("sound", 0.0, 0.0), ([0] * 4, [1] * 17)),
+        (("picture", 0.0, 0.0), ([1] * 4, [0] * 17)),
+        (("picture", 0.3, 0.4), ([0, 0, 1, 1], [0] * 17)),
+        (("picture and sound", 0.1, 0.2), ([0, 1, 0, 0], [0] * 3 + [1] * 4 + [0] * 10)),
+    ],
+)
+def test_a_part_of_a_finished_clip_is_made_anew(comfy, model, loop, inputs, masks):  # noqa: F811
+    """Whatever mask it was made with; the rest comes back to 1e-5 though the noise is another."""
+    clip, *_ = refer(comfy, start_image=pictures(1))
+    clip["samples"] = type(clip["samples"])(ksampler(comfy, guide(comfy, model), prompts(loop), clip, steps=2))
+    remake, start, end = inputs
+    (masked,) = comfy.run("OviRemake", samples=clip, remake=remake, remake_start=start, remake_end=end)
+    assert clip["noise_mask"].unbind()[0].mean() == 0.75  # as it was
+    made = ksampler(comfy, guide(comfy, model), prompts(loop), masked, steps=2, seed=8)
+    for got, given, mask in zip(made, clip["samples"].unbind(), masks, strict=True):
+        changed = (got - given).abs().amax([dim for dim in range(got.ndim) if dim != 2]) > 1e-5
+        assert changed.int().tolist() == mask
+
+
+@pytest.mark.comfyui
+def test_remake_refuses_what_is_no_clip_and_no_time(comfy):
+    with pytest.raises(ValueError, match="joint latent"):
+        comfy.run(
+            "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="sound", remake_start=0.0, remake_end=0.0
+        )
+    clip, *_ = refer(comfy, video=pictures(13))
+    with pytest.raises(ValueError, match=r"begins at 2\.00 s, but ends at 0\.54 s"):
+        comfy.run("OviRemake", samples=clip, remake="sound", remake_start=2.0, remake_end=3.0)
 
 
 # Pictures
@@ -277,8 +311,11 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
         ({"video": pictures(5), "keep_frames": 9}, "keep_frames is 9, but the video has 5 frames"),
         ({"video": pictures(50), "fps": 60.0, "keep_frames": 21}, "keep_frames is 21, but the video has 20 frames"),
         ({"audio": AUDIO, "keep_seconds": 3.0}, "keep_seconds is 3.00, but the audio lasts 2.00 s"),
-        ({"audio": AUDIO, "remake": "sound", "remake_start": 1.0}, "remake_start is 1.00 s and remake_end 1.00 s"),
-        ({"audio": AUDIO, "remake": "sound", "remake_start": 0.6}, "before the clip ends at 0.54 s"),
+        ({"audio": AUDIO, "remake": "sound", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
+        (
+            {"audio": AUDIO, "remake": "sound", "remake_start": 0.6},
+            "at 0.60 s, but ends at 0.54 s",
+        ),
         ({"audio": AUDIO, "length": 12}, "take 9 or 13"),
     ],
 )
