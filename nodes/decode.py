@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..ovi import geometry, native
+from ..ovi.spectrogram import spectrogram
 
 MAX_TILE = 4096  # pixels
 
@@ -87,18 +88,20 @@ class OviDecode(io.ComfyNode):
         vae: Any = None,
         audio_vae: Any = None,
     ) -> io.NodeOutput:
-        """Decode the sound first, since it is quick and shows what went wrong."""
+        """Decode the sound first, since it is quick, and show its spectrogram on the node."""
         if vae is None and audio_vae is None:
             raise ValueError("Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both.")
         video, audio = native.latent_parts(samples)
         seconds = geometry.seconds(geometry.frames(video.shape[2]), fps)
+        preview = None
         images: Any = ExecutionBlocker("Ovi Decode made no picture: no video VAE is connected to it.")
         sound: Any = ExecutionBlocker("Ovi Decode made no sound: no audio VAE is connected to it.")
         if audio_vae is not None:
             native.require_audio_vae(audio_vae)
             waveforms = [decode_sound(audio_vae, clip, seconds) for clip in audio.split(1)]
             sound = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
+            preview = ui.PreviewImage(spectrogram(sound["waveform"], sound["sample_rate"]))
         if vae is not None:
             native.require_video_vae(vae)
             images = torch.cat([decode_frames(vae, clip, tile_size) for clip in video.split(1)])
-        return io.NodeOutput(images, sound)
+        return io.NodeOutput(images, sound, ui=preview)

@@ -42,6 +42,7 @@ class Server:
 
     def __init__(self, comfyui: Path, base: Path, *options: str) -> None:
         """Lay out the folder `base` and start ComfyUI there; `options` are more of `main.py`'s own."""
+        comfyui, base = comfyui.resolve(), base.resolve()
         self.base = base
         self.log = base / "comfyui.log"
         self.models = base / "models"
@@ -112,12 +113,12 @@ class Server:
         return self.files(entry)
 
     def files(self, entry: dict[str, Any]) -> list[Path]:
-        """The files that a finished prompt saved."""
+        """The files that a finished prompt saved, without those that nodes only show."""
         shown = [item for output in entry["outputs"].values() for items in output.values() for item in items]
         return [
             self.base / item["type"] / item["subfolder"] / item["filename"]
             for item in shown
-            if isinstance(item, dict) and "filename" in item
+            if isinstance(item, dict) and item.get("type") == "output"
         ]
 
     def memory_when_free(self) -> int:
