@@ -109,8 +109,8 @@ class EmptyOviLatent(io.ComfyNode):
             node_id="EmptyOviLatent",
             display_name="Empty Ovi Latent",
             category="Ovi",
-            description="An empty latent for a clip and its sound. LTXV Separate / Concat AV Latent take it apart and "
-            "put it together.",
+            description="An empty latent for a clip and its sound. 'Separate AV Latent' and 'Concat AV Latent' "
+            "take it apart and put it together.",
             search_aliases=["ovi text to video", "empty audio video latent", "ovi length", "ovi size"],
             inputs=[*size_inputs(), batch_input()],
             outputs=[io.Latent.Output(tooltip="Joint latent of video and audio.")],
