@@ -46,9 +46,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     base = tmp_path_factory.mktemp("server")
-    running = Server(Path(COMFYUI), base, "--cpu")
-    tiny.everything(running.models)  # while ComfyUI starts
-    with running:
+    tiny.everything(base / "models")
+    with Server(Path(COMFYUI), base, "--cpu") as running:
         yield running
     shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions
 

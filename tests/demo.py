@@ -39,14 +39,14 @@ def main() -> None:
     OUTPUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
-        options = ["--models-directory", str(args.weights / "models")] if args.weights else ["--cpu"]
-        server = Server(args.comfyui, base, *options)
-        print(f"ComfyUI starts in {base}")
-        if not args.weights:
-            tiny.everything(server.models)
+        if args.weights:
+            options = ["--models-directory", str(args.weights.resolve() / "models")]
+        else:
+            options = ["--cpu"]
+            tiny.everything(base / "models")
             print("Tiny random weights stand in for the real ones, under their file names: what comes out is noise.")
             print(f"{tiny.VIDEO_VAE} is of the taew2_2 kind, not the Wan 2.2 VAE.")
-        with server:
+        with Server(args.comfyui, base, *options) as server:
             for workflow in WORKFLOWS:
                 print(f"\n{workflow.relative_to(ROOT)}")
                 started = time.monotonic()
@@ -59,8 +59,8 @@ def main() -> None:
 
 def fitted(server: Server, workflow: Path, folder: Path) -> Path:
     """Write a workflow as a prompt that a CPU can run; print what was changed."""
-    answer = comfy_cli(server, folder, "--json", "--workflow", str(workflow), "--print-prompt", capture=True)
-    prompt = json.loads(answer.splitlines()[-1])["data"]["prompt"]
+    answer = comfy_cli(server, folder, "--workflow", str(workflow), "--print-prompt", json_answer=True)
+    prompt = json.loads(answer)["data"]["prompt"]
     print("  changed to fit a CPU:")
     for change in tiny.fit(prompt):
         print(f"    {change}")
@@ -69,11 +69,13 @@ def fitted(server: Server, workflow: Path, folder: Path) -> Path:
     return path
 
 
-def comfy_cli(server: Server, home: Path, *arguments: str, capture: bool = False) -> str:
-    """Call `comfy run` on the server, untracked, with a home folder of its own; return what it prints, if captured."""
-    command = [sys.executable, "-m", "comfy_cli", "run", *arguments, "--host", "127.0.0.1", "--port", str(server.port)]
+def comfy_cli(server: Server, home: Path, *arguments: str, json_answer: bool = False) -> str:
+    """Call `comfy run` on the server, untracked and with a home of its own; it prints, or its answer is returned."""
+    command = [sys.executable, "-m", "comfy_cli", "--json" if json_answer else "--no-json", "run", *arguments]
+    command += ["--host", "127.0.0.1", "--port", str(server.port)]
     environment = os.environ | {"DO_NOT_TRACK": "1", "HOME": str(home), "NO_PROXY": "127.0.0.1"}
-    done = subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE if capture else None, check=False)
+    answer = subprocess.PIPE if json_answer else None
+    done = subprocess.run(command, env=environment, text=True, stdout=answer, check=False)
     if done.returncode:
         sys.exit(f"comfy-cli failed: {done.stdout or 'see above'}")
     return done.stdout or ""
