@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import trange  # type: ignore[import-untyped]
+from tqdm.auto import trange
 
 SOLVERS = ("unipc", "dpm++", "euler")
 TRAIN_TIMESTEPS = 1000
