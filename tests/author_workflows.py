@@ -28,9 +28,20 @@ MODELS = {  # node type: the folder of models/ and the address of each file
     "CLIPLoader": [("text_encoders", f"{WAN}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors")],
     "VAELoader": [("vae", f"{WAN}/vae/wan2.2_vae.safetensors")],
     "OviAudioVAELoader": [("vae", f"{MMAUDIO}/v1-16.pth"), ("vae", f"{MMAUDIO}/best_netG.pt")],
+    "UpscaleModelLoader": [
+        ("upscale_models", "https://huggingface.co/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x2.pth")
+    ],
+    "FrameInterpolationModelLoader": [
+        (
+            "frame_interpolation",
+            "https://huggingface.co/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/"
+            "film_net_fp16.safetensors",
+        )
+    ],
 }
 
-# Left, top, width and height by node type. Nothing crosses: wires reach a node in the order of its inputs.
+# Left, top, width and height by node type, or by id where a graph has several of a type. Wires reach a node in the
+# order of its inputs, so that nothing crosses.
 PLACES = {
     "OviModelLoader": (0, 0, 340, 106),
     "CLIPLoader": (0, 200, 340, 106),
@@ -61,6 +72,63 @@ OTHER_PLACES = {
         "SaveVideo": (2150, 940, 400, 400),
     },
     "ovi_minimal_ksampler": {"EmptyOviLatent": (860, 400, 270, 130), "KSampler": (1290, 200, 250, 262)},
+    "ovi_video_to_audio": {
+        "MarkdownNote": (0, 400, 340, 200),
+        "VAELoader": (0, 690, 340, 58),
+        "LoadVideo": (0, 890, 340, 340),
+        "GetVideoComponents": (400, 890, 400, 106),
+        "OviReference": (860, 590, 270, 420),
+        "OviAudioVAELoader": (1190, 1320, 340, 82),
+        "OviDecode": (1600, 1280, 240, 122),
+        "CreateVideo": (1890, 1160, 210, 102),
+        "SaveVideo": (2150, 1160, 400, 400),
+    },
+    "ovi_three_clips": {
+        "MarkdownNote": (0, 400, 340, 300),
+        "VAELoader": (0, 1500, 340, 58),
+        "OviAudioVAELoader": (0, 1620, 340, 82),
+        "OviGuidance": (400, 0, 400, 130),
+        "6": (400, 200, 400, 460),
+        "EmptyOviLatent": (860, 400, 270, 130),
+        "10": (1190, 200, 250, 262),
+        "11": (1500, 200, 240, 122),
+        "12": (1800, 200, 210, 102),
+        "7": (1600, 500, 400, 460),
+        "13": (2070, 700, 270, 150),
+        "14": (2400, 500, 250, 262),
+        "15": (2710, 500, 240, 122),
+        "16": (3010, 500, 210, 102),
+        "8": (2810, 800, 400, 460),
+        "17": (3280, 1000, 270, 150),
+        "18": (3610, 800, 250, 262),
+        "19": (3920, 800, 240, 122),
+        "20": (4220, 800, 210, 102),
+        "OviJoin": (4490, 500, 240, 120),
+        "SaveVideo": (4790, 500, 400, 400),
+    },
+    "ovi_upscale_48fps": {
+        "UpscaleModelLoader": (1290, 540, 260, 58),
+        "ImageUpscaleWithModel": (1890, 540, 260, 46),
+        "FrameInterpolationModelLoader": (1890, 420, 260, 58),
+        "FrameInterpolate": (2210, 540, 260, 78),
+        "CreateVideo": (2530, 760, 210, 102),
+        "SaveVideo": (2800, 760, 400, 400),
+    },
+    "ovi_second_pass": {
+        "7": (860, 0, 270, 82),
+        "10": (860, 400, 270, 130),
+        "12": (1290, 320, 250, 106),
+        "LTXVSeparateAVLatent": (1600, 440, 230, 46),
+        "LatentUpscaleBy": (1890, 400, 250, 82),
+        "LTXVConcatAVLatent": (2200, 440, 230, 46),
+        "OviRemake": (2490, 440, 270, 130),
+        "20": (2490, 0, 270, 82),
+        "21": (2490, 150, 270, 130),
+        "22": (2820, 320, 250, 106),
+        "OviDecode": (3130, 760, 240, 122),
+        "CreateVideo": (3420, 760, 210, 102),
+        "SaveVideo": (3680, 760, 400, 400),
+    },
 }
 BENDS = {"ovi_image_to_video": {("VAELoader", "OviDecode"): (420, 1200)}}  # a point that the wire passes
 
@@ -74,6 +142,31 @@ GROUPS = {
     ],
     "Picture and sound": ["OviDecode", "CreateVideo", "SaveVideo"],
 }  # fmt: skip
+OTHER_GROUPS = {
+    "ovi_video_to_audio": {
+        "Models": ["OviModelLoader", "CLIPLoader", "MarkdownNote", "VAELoader"],
+        "Prompt and guidance": GROUPS["Prompt and guidance"],
+        "Your video": ["LoadVideo", "GetVideoComponents"],
+        "Sampling": [*GROUPS["Sampling"], "OviReference"],
+        "Its picture, a new sound": ["OviAudioVAELoader", *GROUPS["Picture and sound"]],
+    },
+    "ovi_three_clips": {
+        "Models": GROUPS["Models"],
+        "First clip": ["OviGuidance", "6", "EmptyOviLatent", "10", "11", "12"],
+        "It goes on": ["7", "13", "14", "15", "16"],
+        "And on": ["8", "17", "18", "19", "20"],
+        "Together": ["OviJoin", "SaveVideo"],
+    },
+    "ovi_upscale_48fps": GROUPS
+    | {"Larger and smoother": ["ImageUpscaleWithModel", "FrameInterpolationModelLoader", "FrameInterpolate"]},
+    "ovi_second_pass": GROUPS
+    | {
+        "Sampling": [*GROUPS["Sampling"], "7", "10", "12"],
+        "Second pass: a larger picture, the same sound": [
+            "LTXVSeparateAVLatent", "LatentUpscaleBy", "LTXVConcatAVLatent", "OviRemake", "20", "21", "22",
+        ],
+    },
+}  # fmt: skip
 NOTE = """\
 **Prompt**: what is seen; spoken words between `<S>` and `<E>`; at the end `Audio:` and how it all sounds.
 
@@ -83,6 +176,37 @@ NOTE = """\
 
 **Picture and sound apart**: LTXV Separate AV Latent after the sampler; LTXV Concat AV Latent joins them again.
 """
+OTHER_NOTES = {
+    "ovi_video_to_audio": """\
+**Your video** keeps its frames and its rate; only its sound is made. Set the length in Ovi Reference to the time \
+that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
+
+**Prompt**: what is seen, and at the end `Audio:` and how it sounds.
+
+**Experimental**: Ovi was trained with a given first frame only.
+""",
+    "ovi_three_clips": """\
+**Each clip** begins with the last second of the one before, picture and sound, and has a prompt of its own. Clips of \
+121 frames with 25 in common add 4 seconds each.
+
+**More clips**: copy a group, wire its Ovi Continue to the last Create Video, and its own Create Video to Ovi Join.
+
+**From a saved film**: Load Video in place of the first Create Video.
+
+**Experimental**: Ovi was trained with a given first frame only.
+""",
+    "ovi_upscale_48fps": """\
+**Larger and smoother**: every frame twice as large, a new one between each two. The sound stays as it is.
+
+**Memory**: 121 frames of 2560 by 1408 take 5 GB of RAM, twice that at 48 per second.
+""",
+    "ovi_second_pass": """\
+**Second pass**: the picture, half as large again, goes through the last two fifths of the schedule once more. The \
+sound is masked and stays.
+
+**Size**: 832 by 448 becomes 1248 by 672. Take one of which one and a half times is a multiple of 32, too.
+""",
+}
 
 
 def main() -> None:
@@ -102,8 +226,8 @@ def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, A
     layout = {
         "places": PLACES | OTHER_PLACES.get(name, {}),
         "bends": [[*ends, point] for ends, point in BENDS.get(name, {}).items()],
-        "groups": GROUPS,
-        "note": NOTE,
+        "groups": OTHER_GROUPS.get(name, GROUPS),
+        "note": OTHER_NOTES.get(name, NOTE),
         "models": {
             node: [{"name": url.rsplit("/", 1)[1], "url": url, "directory": folder} for folder, url in files]
             for node, files in MODELS.items()
@@ -115,12 +239,13 @@ def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, A
             const markdown = LiteGraph.createNode('MarkdownNote');
             app.graph.add(markdown);
             markdown.widgets[0].value = note;
-            const nodes = Object.fromEntries(app.graph._nodes.map(node => [node.type, node]));
-            for (const [type, node] of Object.entries(nodes)) {
-                const [left, top, width, height] = places[type];
+            const nodes = Object.fromEntries(
+                app.graph._nodes.map(node => [node.id in places ? node.id : node.type, node]));
+            for (const [key, node] of Object.entries(nodes)) {
+                const [left, top, width, height] = places[key];
                 node.pos = [left, top];
                 node.setSize([width, height]);
-                if (models[type]) node.properties.models = models[type];
+                if (models[node.type]) node.properties.models = models[node.type];
                 for (const widget of node.widgets ?? []) {
                     if (widget.name === 'control_after_generate') widget.value = 'fixed';
                 }
@@ -130,8 +255,8 @@ def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, A
                     link => link.origin_id == nodes[from].id && link.target_id == nodes[to].id);
                 app.graph.createReroute(point, link);
             }
-            for (const [title, types] of Object.entries(groups)) {
-                const members = types.filter(type => nodes[type]).map(type => places[type]);
+            for (const [title, keys] of Object.entries(groups)) {
+                const members = keys.filter(key => nodes[key]).map(key => places[key]);
                 if (!members.length) continue;
                 const left = Math.min(...members.map(place => place[0])) - 20;
                 const top = Math.min(...members.map(place => place[1])) - 90;

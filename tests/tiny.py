@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor
 
 KEYS = Path(__file__).parent / "golden" / "full_model_keys.json"
@@ -19,10 +20,14 @@ OVI = "diffusion_models/model_960x960.safetensors"
 VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
+UPSCALER = "upscale_models/RealESRGAN_x2.pth"
+INTERPOLATOR = "frame_interpolation/film_net_fp16.safetensors"
 
 SMALL = {  # what a CPU does in seconds, by node type
     "EmptyOviLatent": {"width": 256, "height": 160, "length": 49},
     "OviImageToVideo": {"width": 192, "height": 192, "length": 49},
+    "OviReference": {"width": 192, "height": 192, "length": 49},
+    "OviContinue": {"length": 49},
     "OviScheduler": {"steps": 4},
     "KSampler": {"steps": 4},
 }
@@ -32,11 +37,13 @@ Draw = Callable[[Sequence[int], float], Tensor]
 
 def everything(models: Path) -> None:
     """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
-    for folder in ("diffusion_models", "vae"):
+    for folder in ("diffusion_models", "vae", "upscale_models", "frame_interpolation"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     ovi_model(models / OVI)
     video_vae(models / VIDEO_VAE)
     audio_vae(models / AUDIO_VAE, models / VOCODER)
+    upscaler(models / UPSCALER)
+    interpolator(models / INTERPOLATOR)
 
 
 def fit(prompt: dict[str, Any]) -> list[str]:
@@ -119,6 +126,30 @@ def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
             generator[f"{key}_v"] = draw(shape, 1.0)
     torch.save(encoders, vae)
     torch.save({"generator": generator}, vocoder)
+
+
+def upscaler(path: Path) -> None:
+    """Write a random upscaler of the kind and scale of RealESRGAN_x2."""
+    torch.manual_seed(0)
+    model = ESRGAN(in_nc=12, num_filters=8, num_blocks=1, shuffle_factor=2)
+    torch.save(model.state_dict(), path)
+
+
+def interpolator(path: Path, *, width: int = 4) -> None:
+    """Write a frame interpolator of the RIFE kind whose weights are zero: it gives the mean of two frames."""
+    head = {"cnn0": (16, 3, 3, 3), "cnn1": (16, 16, 3, 3), "cnn2": (16, 16, 3, 3), "cnn3": (16, width, 4, 4)}
+    shapes = {f"encode.{name}.weight": shape for name, shape in head.items()}
+    shapes |= {f"encode.{name}.bias": (width if name == "cnn3" else 16,) for name in head}
+    for block in range(5):
+        inputs = (20 if block else 7) + 2 * width
+        convolutions = {"conv0.0.0": (width // 2, inputs, 3, 3), "conv0.1.0": (width, width // 2, 3, 3)}
+        convolutions |= {f"convblock.{i}.conv": (width, width, 3, 3) for i in range(8)}
+        for name, shape in convolutions.items():
+            shapes[f"blocks.{block}.{name}.weight"] = shape
+            shapes[f"blocks.{block}.{name}.bias"] = shape[:1]
+        shapes |= {f"blocks.{block}.convblock.{i}.beta": (1, width, 1, 1) for i in range(8)}
+        shapes |= {f"blocks.{block}.lastconv.0.weight": (width, 52, 4, 4), f"blocks.{block}.lastconv.0.bias": (52,)}
+    save_file({key: torch.zeros(shape) for key, shape in shapes.items()}, path)
 
 
 def _taew_shapes() -> dict[str, tuple[int, ...]]:
