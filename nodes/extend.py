@@ -103,6 +103,7 @@ class OviContinue(io.ComfyNode):
         notes = [
             f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s",
             *kept_notes(following.video_mask, following.audio_mask),
+            *geometry.trained_for(width, height, length),
         ]
         return io.NodeOutput(following.latent(), shared, ui=show(cls, notes))
 

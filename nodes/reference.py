@@ -261,7 +261,8 @@ class OviReference(io.ComfyNode):
             notes += keep_audio(clip, audio_vae, audio, keep_seconds)
         if remake != "nothing":
             remake_span(clip.video_mask, clip.audio_mask, remake, remake_start, remake_end)
-        return io.NodeOutput(clip.latent(), ui=show(cls, [*kept_notes(clip.video_mask, clip.audio_mask), *notes]))
+        notes = [*kept_notes(clip.video_mask, clip.audio_mask), *notes, *geometry.trained_for(width, height, length)]
+        return io.NodeOutput(clip.latent(), ui=show(cls, notes))
 
 
 class OviRemake(io.ComfyNode):

@@ -41,11 +41,6 @@ class WindowVAE:
         parts = F.interpolate(wave.movedim(-1, 1).abs(), size=samples)[..., : latents * 512]
         return F.adaptive_avg_pool1d(parts, latents * 20).view(1, latents, 20).transpose(1, 2)
 
-    def decode(self, latent):
-        """[1, 20, L] → [1, S, 1]: a constant wave in each part."""
-        samples = math.ceil(latent.shape[2] * 512 * 441 / 160)
-        return F.interpolate(latent.transpose(1, 2).reshape(1, 1, -1), size=samples).movedim(1, -1)
-
 
 def pictures(count, width=128, height=96, seed=0):
     """Frames [count, height, width, 3] of random blocks of 4x4 pixels, which BlockVAE gives back."""

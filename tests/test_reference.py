@@ -29,10 +29,11 @@ def refer(comfy, **inputs):
     output = comfy.node["OviReference"].execute(**SIZE | CLIP | REMAKE | vaes | inputs)
     latent = output.args[0]
     (text,) = output.ui.as_dict()["text"]
+    notes, trained = text.splitlines(), geometry.trained_for(*SIZE.values())
+    assert notes[-len(trained) :] == trained
     video_mask, audio_mask = latent["noise_mask"].unbind()
     assert (video_mask == video_mask[:1, :, :, :1, :1]).all()
-    masks = video_mask[0, 0, :, 0, 0].int().tolist(), audio_mask[0, 0].int().tolist()
-    return latent, masks, text.splitlines()
+    return latent, (video_mask[0, 0, :, 0, 0].int().tolist(), audio_mask[0, 0].int().tolist()), notes[: -len(trained)]
 
 
 # Frames and sounds in the rates of the latents
