@@ -29,7 +29,7 @@ def fitted(name, **changes):
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_makes_a_film_with_sound(server, name):
     workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text())
-    prompt = fitted(name)
+    prompt = fitted(name, noise_seed=6, seed=6)  # of its own: ComfyUI would give back the film of an equal prompt
     (film,) = server.run(prompt, workflow)
     with av.open(film) as container:
         picture, sound = container.streams.video[0], container.streams.audio[0]
