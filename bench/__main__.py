@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ ROUNDS = 10
 # A third of the published width, with the published ratios.
 CONFIG = OviConfig(dim=1024, num_layers=4, num_heads=8, video_ffn_dim=4784, audio_ffn_dim=4784, audio_patch_dim=2816)
 TOKENS_OF_A_FRAME = 256  # 16 x 16: a latent of 32 x 32
+TARGET = (torch.float32, 4096)
+ROWS = [(torch.float32, 1024), TARGET, (torch.float32, 8192), (torch.bfloat16, 1024), (torch.bfloat16, 4096)]
+CLIPS = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (960, 960, 241)]  # the traced ones: width, height, frames
 
 Times = Mapping[Any, list[float]]
 
@@ -179,56 +182,46 @@ def cpu() -> str:
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
-def results() -> str:
-    """RESULTS.md."""
-    full = OviConfig()
-    clips = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (960, 960, 241)]
-    return "\n".join(
-        [
-            "# Speed and memory",
-            "",
-            "Written by `nox -s bench`; random weights. A ratio is that of the fastest of "
-            f"{ROUNDS} interleaved runs each; in brackets the lowest and the highest ratio of one round.",
-            "",
-            f"{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.VERSION}. There was no GPU: that column is empty.",
-            "",
-            "## Speed",
-            "",
-            f"A model {CONFIG.dim} wide with {CONFIG.num_heads} heads, {CONFIG.num_layers} layers and the published "
-            "ratios. *Floor*: its own matrix products with bias, convolutions and attentions, back to back. "
-            "*Transcription*: the published formulas step by step, with a modulation for each token and rotations in "
-            "float64. *Wan*: ComfyUI's Wan 2.2 of the video tower's size.",
-            "",
-            "| Video tokens, dtype | Forward | / floor | Compiled / floor | / transcription | Video alone / Wan |",
-            "|---|---|---|---|---|---|",
-            *(speed(n, dtype, n == 4096 and dtype == torch.float32) for dtype, n in ROWS),
-            "| target at 4096, float32 | | 1.30 | 1.15 | 0.85 | 1.05 |",
-            "",
-            f"- Growth with tokens. {growth_with_tokens()}",
-            f"- Growth with layers. {growth_with_layers()}",
-            f"- Both halves of guidance in one batch / one after the other, 1024 tokens: {guidance_pair()}.",
-            "",
-            "## Memory",
-            "",
-            "Peak of a forward pass besides the weights, of the full-size model in bf16, traced with fake tensors (see "
-            "`bench/trace.py`). The target at 960 x 960 x 121 is 1.6 GB and 0.5.",
-            "",
-            "| Clip | Peak | / transcription | Video alone / Wan |",
-            "|---|---|---|---|",
-            *(memory(full, batch, clip) for clip in clips for batch in (1, 2)),
-            "",
-        ]
-    )
+def results() -> Iterator[str]:
+    """RESULTS.md, part by part as it is measured."""
+    yield f"""# Speed and memory
 
+Written by `nox -s bench`; random weights. A ratio is that of the fastest of {ROUNDS} interleaved runs each; in
+brackets the lowest and the highest ratio of one round.
 
-ROWS = [
-    (torch.float32, 1024),
-    (torch.float32, 4096),
-    (torch.float32, 8192),
-    (torch.bfloat16, 1024),
-    (torch.bfloat16, 4096),
-]
+{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.VERSION}. There was no GPU: that column is empty.
+
+## Speed
+
+A model {CONFIG.dim} wide with {CONFIG.num_heads} heads, {CONFIG.num_layers} layers and the published ratios. *Floor*:
+its own matrix products with bias, convolutions and attentions, back to back. *Transcription*: the published formulas
+step by step, with a modulation for each token and rotations in float64. *Wan*: ComfyUI's Wan 2.2 of the video tower's
+size.
+
+| Video tokens, dtype | Forward | / floor | Compiled / floor | / transcription | Video alone / Wan |
+|---|---|---|---|---|---|"""
+    for dtype, tokens in ROWS:
+        yield speed(tokens, dtype, compiled=(dtype, tokens) == TARGET)
+    yield "| target at 4096, float32 | | 1.30 | 1.15 | 0.85 | 1.05 |"
+    yield ""
+    yield f"- Growth with tokens. {growth_with_tokens()}"
+    yield f"- Growth with layers. {growth_with_layers()}"
+    yield f"- Both halves of guidance in one batch / one after the other, 1024 tokens: {guidance_pair()}."
+    yield """
+## Memory
+
+Peak of a forward pass besides the weights, of the full-size model in bf16, traced with fake tensors (`bench/trace.py`).
+The target at 960 x 960 x 121 is 1.6 GB, and 0.5 of the transcription.
+
+| Clip | Peak | / transcription | Video alone / Wan |
+|---|---|---|---|"""
+    for clip in CLIPS:
+        for batch in (1, 2):
+            yield memory(OviConfig(), batch, clip)
+
 
 if __name__ == "__main__":
-    with torch.inference_mode():
-        RESULTS.write_text(results(), encoding="utf-8")
+    with torch.inference_mode(), RESULTS.open("w", encoding="utf-8") as file:
+        for part in results():
+            print(part, flush=True)  # noqa: T201 - a command's output
+            print(part, file=file, flush=True)
