@@ -11,6 +11,11 @@ AUDIO_CFG = 3.0  # published
 MAX_CFG = 100.0
 
 
+def percent(name: str, default: float, tooltip: str) -> io.Input:
+    """An input for a place in the schedule, 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
+
+
 class OviGuidance(io.ComfyNode):
     """A scale for the audio beside the sampler's own, and blocks that the negative pass skips."""
 
@@ -41,24 +46,17 @@ class OviGuidance(io.ComfyNode):
                     tooltip="Blocks (1 to 29) that the negative pass skips in both towers, separated by commas; empty "
                     "skips none. 11 is published; 7 to 9 give more motion in the background.",
                 ),
-                io.Float.Input(
-                    "skip_start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where in the schedule skipping begins (0: at the first step).",
-                    advanced=True,
+                percent("skip_start_percent", 0.0, "Where in the schedule skipping begins (0: at the first step)."),
+                percent("skip_end_percent", 1.0, "Where in the schedule skipping ends (1: after the last step)."),
+                percent("video_start_percent", 0.0, "Where in the schedule guidance of the picture begins."),
+                percent(
+                    "video_end_percent",
+                    1.0,
+                    "Where in the schedule guidance of the picture ends. Steps in which neither the picture nor the "
+                    "sound is guided take half the time.",
                 ),
-                io.Float.Input(
-                    "skip_end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Where in the schedule skipping ends (1: after the last step).",
-                    advanced=True,
-                ),
+                percent("audio_start_percent", 0.0, "Where in the schedule guidance of the sound begins."),
+                percent("audio_end_percent", 1.0, "Where in the schedule guidance of the sound ends."),
             ],
             outputs=[
                 io.Model.Output(tooltip="For a sampler or a guider, with positive and negative of 'Ovi Text Encode'.")
@@ -67,7 +65,19 @@ class OviGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, audio_cfg: float, skip_blocks: str, skip_start_percent: float, skip_end_percent: float
+        cls,
+        model: ModelPatcher,
+        audio_cfg: float,
+        skip_blocks: str,
+        skip_start_percent: float,
+        skip_end_percent: float,
+        video_start_percent: float,
+        video_end_percent: float,
+        audio_start_percent: float,
+        audio_end_percent: float,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
-        return io.NodeOutput(native.guide(model, audio_cfg, skip_blocks, skip_start_percent, skip_end_percent))
+        skip = skip_start_percent, skip_end_percent
+        video = video_start_percent, video_end_percent
+        audio = audio_start_percent, audio_end_percent
+        return io.NodeOutput(native.guide(model, audio_cfg, skip_blocks, skip, video, audio))

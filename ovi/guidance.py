@@ -14,15 +14,25 @@ from torch import Tensor
 SKIP_BLOCKS = "11"  # published
 
 
-def guided_audio(denoised: Tensor, positive: Tensor, negative: Tensor, video_size: int, audio_cfg: float) -> Tensor:
-    """Replace the audio part of a guided result by one with its own scale.
+def guide_parts(
+    denoised: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    video_size: int,
+    audio_cfg: float,
+    guided: tuple[bool, bool] = (True, True),
+) -> Tensor:
+    """Give the audio part of a guided result a scale of its own; a part that is not guided is the positive one.
 
     All are packed joint latents [B, 1, N] whose first `video_size` numbers are video: `denoised` as the sampler's own
-    guidance left it, `positive` and `negative` as the model gave them. Returns a new tensor; the video part is
-    `denoised`'s.
+    guidance left it, `positive` and `negative` as the model gave them. `guided` says so for video and audio.
     """
-    positive, negative = positive[..., video_size:], negative[..., video_size:]
-    return torch.cat([denoised[..., :video_size], negative + (positive - negative) * audio_cfg], dim=-1)
+    video_guided, audio_guided = guided
+    video, audio = (denoised if video_guided else positive)[..., :video_size], positive[..., video_size:]
+    if audio_guided:
+        below = negative[..., video_size:]
+        audio = below + (audio - below) * audio_cfg
+    return torch.cat([video, audio], dim=-1)
 
 
 def parse_blocks(text: str, num_layers: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.conds
@@ -18,6 +19,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.quant_ops
+import comfy.samplers
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -107,19 +109,42 @@ class PromptType(comfy.conds.CONDConstant):
         return [self.cond, *(other.cond for other in others)]
 
 
-class Skip:
-    """Blocks that the negative pass skips while the first sigma of a step lies between two sigmas."""
+@dataclass(frozen=True)
+class Span:
+    """A part of the schedule: the steps whose sigma lies between two; by default all of it."""
 
-    def __init__(self, blocks: tuple[int, ...], sigma_start: float, sigma_end: float) -> None:
-        self.blocks = blocks
-        self.sigma_start = sigma_start
-        self.sigma_end = sigma_end
+    first: float = math.inf
+    last: float = 0.0
+
+    @classmethod
+    def of(cls, percents: tuple[float, float], schedule: Any) -> Span:
+        """Of a start and an end in 0 to 1 of the model's schedule, as in ComfyUI's own nodes.
+
+        Raises ValueError where it ends before it starts.
+        """
+        start, end = percents
+        if start > end:
+            raise ValueError(f"The range from {start:g} to {end:g} ends before it starts; give the smaller one first.")
+        return cls(schedule.percent_to_sigma(start) if start > 0 else math.inf, schedule.percent_to_sigma(end))
+
+    def holds(self, sigmas: Tensor) -> bool:
+        """Whether this step is in it; asks the device only where it is not the whole schedule."""
+        return self == WHOLE or self.last <= sigmas[0].item() <= self.first
+
+
+WHOLE = Span()
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Blocks that the negative pass skips in a part of the schedule."""
+
+    blocks: tuple[int, ...]
+    span: Span
 
     def at(self, sigmas: Tensor) -> tuple[int, ...]:
-        """The blocks to skip at this step; asks the device only where the range is not the whole schedule."""
-        if self.sigma_start >= 1.0 and self.sigma_end <= 0.0:
-            return self.blocks
-        return self.blocks if self.sigma_end <= sigmas[0].item() <= self.sigma_start else ()
+        """The blocks to skip at this step."""
+        return self.blocks if self.span.holds(sigmas) else ()
 
 
 class NativeOviModel(OviModel):
@@ -372,37 +397,60 @@ def guide(
     model: comfy.model_patcher.ModelPatcher,
     audio_cfg: float,
     skip_blocks: str,
-    start_percent: float,
-    end_percent: float,
+    skip: tuple[float, float] = (0.0, 1.0),
+    video: tuple[float, float] = (0.0, 1.0),
+    audio: tuple[float, float] = (0.0, 1.0),
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of an Ovi MODEL whose sound has a guidance scale of its own and whose negative pass skips blocks.
 
-    The video keeps what the sampler or guider makes of it. Percentages are of the model's schedule, as in ComfyUI's own
-    nodes. Raises ValueError for a model that is not Ovi and for a block that cannot be skipped.
+    The video keeps what the sampler or guider makes of it. `skip`, `video` and `audio` are the parts of the schedule in
+    which blocks are skipped and each modality is guided; where neither is, there is no negative pass. Raises ValueError
+    for a model that is not Ovi, a block that cannot be skipped and a part that ends before it starts.
     """
     if not isinstance(model.model, Ovi):
         raise ValueError(f"Ovi Guidance got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
     blocks = guidance.parse_blocks(skip_blocks, model.model.diffusion_model.config.num_layers)
     schedule = model.get_model_object("model_sampling")
-    sigmas = schedule.percent_to_sigma(start_percent), schedule.percent_to_sigma(end_percent)
+    skip_span, video_span, audio_span = (Span.of(percents, schedule) for percents in (skip, video, audio))
     model = model.clone()
-    model.model_options["transformer_options"][SKIP_KEY] = Skip(blocks, *sigmas)
+    model.model_options["transformer_options"][SKIP_KEY] = Skip(blocks, skip_span)
+    predict = model.model_options.get("sampler_calc_cond_batch_function", _predict)
 
-    def guide_audio(args: Mapping[str, Any]) -> Tensor:
+    def guided_at(sigma: Tensor) -> tuple[bool, bool]:
+        return video_span.holds(sigma), audio_cfg != 1.0 and audio_span.holds(sigma)
+
+    def leave_out_negative(args: Mapping[str, Any]) -> list[Tensor]:
+        """Where nothing is guided, the positive prediction stands for both: any scale then gives it back exactly."""
+        if any(guided_at(args["sigma"])):
+            return predict(args)
+        positive, *_ = predict({**args, "conds": [args["conds"][0], None]})
+        return [positive, positive]
+
+    def guide_both(args: Mapping[str, Any]) -> Tensor:
         denoised: Tensor = args["denoised"]
-        if audio_cfg == args["cond_scale"] == 1.0:
-            return denoised
+        guided = guided_at(args["sigma"])
         if args["uncond"] is None:
-            raise ValueError(
-                f"Ovi Guidance has an audio cfg of {audio_cfg}, but the guider has no negative prompt; "
-                "use a sampler or guider with a negative input, or an audio cfg of 1."
-            )
+            if guided[1]:
+                raise ValueError(
+                    f"Ovi Guidance has an audio cfg of {audio_cfg}, but the guider has no negative prompt; "
+                    "use a sampler or guider with a negative input, or an audio cfg of 1."
+                )
+            return denoised
         size = args["model"].latent_format.video_size(denoised)
-        return guidance.guided_audio(denoised, args["cond_denoised"], args["uncond_denoised"], size, audio_cfg)
+        return guidance.guide_parts(denoised, args["cond_denoised"], args["uncond_denoised"], size, audio_cfg, guided)
 
+    if (video_span, audio_span) != (WHOLE, WHOLE):
+        model.model_options["sampler_calc_cond_batch_function"] = leave_out_negative
     # With a video cfg of 1 core would leave the negative pass out, which the sound needs.
-    model.set_model_sampler_post_cfg_function(guide_audio, disable_cfg1_optimization=audio_cfg != 1.0)
+    model.set_model_sampler_post_cfg_function(guide_both, disable_cfg1_optimization=audio_cfg != 1.0)
     return model
+
+
+def _predict(args: Mapping[str, Any]) -> list[Tensor]:
+    """The predictions that ComfyUI's sampling makes when no node replaces them."""
+    return comfy.samplers.calc_cond_batch(
+        args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+    )
 
 
 def _dtypes(

@@ -53,7 +53,7 @@ def run(case, dtype=torch.float32, whole_timesteps=True):
                 model(unpack(x), (video_time, t), video_negative, audio_negative, skip_blocks=SKIPPED),
             )
         )
-        return guidance.guided_audio(neg + VIDEO_CFG * (pos - neg), pos, neg, video.numel(), AUDIO_CFG)
+        return guidance.guide_parts(neg + VIDEO_CFG * (pos - neg), pos, neg, video.numel(), AUDIO_CFG)
 
     # The sampler keeps a history of its own of the first frame; only what the model sees, and the end, is imposed.
     return with_first_frame(sample_unipc(denoise, pack(video, audio), sigmas, disable=True)), data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from itertools import pairwise
 
@@ -77,7 +78,7 @@ def i2v_loop():
     return load_file(golden_model.GOLDEN / "D_i2v.safetensors")
 
 
-def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0):
+def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0, 1.0), audio=(0.0, 1.0)):
     (guided,) = comfy.run(
         "OviGuidance",
         model=model,
@@ -85,6 +86,10 @@ def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0):
         skip_blocks=skip,
         skip_start_percent=start,
         skip_end_percent=end,
+        video_start_percent=video[0],
+        video_end_percent=video[1],
+        audio_start_percent=audio[0],
+        audio_end_percent=audio[1],
     )
     return guided
 
@@ -224,6 +229,44 @@ def test_skip_range(comfy, model, reference, loop):
     never = ksampler(comfy, guide(comfy, model, start=0.1), prompts(loop), steps=1)
     assert_equal(never, ksampler(comfy, guide(comfy, model, skip=""), prompts(loop), steps=1), 0.0)
     assert not torch.allclose(never[0], first_only[0], atol=1e-3)
+
+
+# Where guidance is on in four steps at sigmas 1, 0.94, 0.83 and 0.63 (percents 0, 0.25, 0.5, 0.75), and the batches.
+@pytest.mark.parametrize(
+    ("video", "audio", "video_on", "audio_on", "batches"),
+    [
+        ((0.0, 1.0), (0.0, 1.0), [1, 1, 1, 1], [1, 1, 1, 1], [2, 2, 2, 2]),
+        ((0.0, 0.3), (0.0, 0.3), [1, 1, 0, 0], [1, 1, 0, 0], [2, 2, 1, 1]),
+        ((0.4, 1.0), (0.6, 1.0), [0, 0, 1, 1], [0, 0, 0, 1], [1, 1, 2, 2]),
+        ((0.0, 1.0), (0.2, 0.6), [1, 1, 1, 1], [0, 1, 1, 0], [2, 2, 2, 2]),
+        ((0.2, 0.3), (0.7, 0.8), [0, 1, 0, 0], [0, 0, 0, 1], [1, 2, 1, 2]),
+        ((0.1, 0.2), (0.1, 0.2), [0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]),
+    ],
+)
+def test_guidance_in_a_part_of_the_schedule(comfy, model, loop, video, audio, video_on, audio_on, batches):
+    """Inside it is the full guidance, outside the plain positive prediction, to the last bit."""
+    guided, seen = count_batches(guide(comfy, model, video=video, audio=audio))
+    steps = []
+    guided.set_model_sampler_post_cfg_function(lambda args: steps.append(args) or args["denoised"])
+    ksampler(comfy, guided, prompts(loop))
+    assert seen == batches
+    size = math.prod(SHAPES[0])
+    for step, on in zip(steps, zip(video_on, audio_on, strict=True), strict=True):
+        positive, negative = step["cond_denoised"], step["uncond_denoised"]
+        for part, scale, is_on in zip((slice(size), slice(size, None)), (4.0, 3.0), on, strict=True):
+            full = negative[..., part] + (positive[..., part] - negative[..., part]) * scale
+            assert torch.equal(step["denoised"][..., part], full if is_on else positive[..., part])
+
+
+def test_guidance_in_no_step_is_the_plain_model(comfy, model, loop):
+    nowhere = guide(comfy, model, video=(0.1, 0.2), audio=(0.1, 0.2))
+    plain = ksampler(comfy, model, prompts(loop), cfg=1.0)
+    assert_equal(ksampler(comfy, nowhere, prompts(loop)), plain, 0.0)
+
+
+def test_guidance_that_ends_before_it_starts(comfy, model):
+    with pytest.raises(ValueError, match=r"from 0\.8 to 0\.2 ends before it starts"):
+        guide(comfy, model, audio=(0.8, 0.2))
 
 
 def test_guidance_needs_a_negative_prompt(comfy, model, loop):
@@ -410,11 +453,16 @@ def test_model_sampling_sd3_shifts_the_schedule(comfy, model, loop, monkeypatch)
     assert [t[0][0].item() for t in spy.seen] == pytest.approx([1000.0, 750.0])
 
 
-def test_easycache_saves_calls(comfy, model, loop):
+@pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
+@pytest.mark.parametrize("part", [(0.0, 1.0), (0.0, 0.7)], ids=["guided", "guided-in-part"])
+def test_caches_save_calls(comfy, model, loop, node, part):
+    """A threshold of 0 changes nothing, a high one saves calls: EasyCache in steps with both prompts alone."""
     comfy.core("nodes_easycache")
-    (cached,) = comfy.run(
-        "EasyCache", model=guide(comfy, model), reuse_threshold=10.0, start_percent=0.0, end_percent=1.0, verbose=False
-    )
+    guided = guide(comfy, model, video=part, audio=part)
+    options = {"start_percent": 0.0, "end_percent": 1.0, "verbose": False}
+    (never,) = comfy.run(node, model=guided, reuse_threshold=0.0, **options)
+    assert_equal(ksampler(comfy, never, prompts(loop), steps=6), ksampler(comfy, guided, prompts(loop), steps=6), 0.0)
+    (cached,) = comfy.run(node, model=guided, reuse_threshold=10.0, **options)
     calls = []
     block = model.model.diffusion_model.video_model.blocks[0]
     handle = block.norm1.register_forward_hook(lambda *_: calls.append(1))
