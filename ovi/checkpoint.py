@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def to_published(sd: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
 
     Takes one tower as well as both; `merge` puts towers together. Raises ValueError for what is not Ovi.
     """
-    layers = json.loads((metadata or {}).get(QUANTIZATION_KEY, '{"layers": {}}'))["layers"]
+    layers = _quantised_layers(metadata or {})
     sd = _without_host_prefix(sd)
     sd = {**sd, **{f"{layer}.comfy_quant": _json_tensor(conf) for layer, conf in _without_host_prefix(layers).items()}}
     tower = AUDIO if _AUDIO_MARK in sd else VIDEO
@@ -95,13 +95,16 @@ def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = Non
 
 
 def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
-    """By quantised layer: the name of its format in ComfyUI."""
+    """By quantised layer: the name of its format in ComfyUI. Raises ValueError where a layer's mark names none."""
     mark = ".comfy_quant"
-    return {
-        key.removesuffix(mark): json.loads(tensor.numpy().tobytes())["format"]
-        for key, tensor in sd.items()
-        if key.endswith(mark)
-    }
+    found = {}
+    for key, tensor in sd.items():
+        if key.endswith(mark):
+            try:
+                found[key.removesuffix(mark)] = json.loads(tensor.numpy().tobytes())["format"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{key} names no format; the file is damaged: get it again.") from error
+    return found
 
 
 def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
@@ -143,6 +146,18 @@ def _published(key: str, tower: str) -> str:
     for pattern, name in _RENAMED:
         key = pattern.sub(name, key)
     return key
+
+
+def _quantised_layers(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """By layer: what the metadata of a safetensors file says of its quantisation."""
+    if QUANTIZATION_KEY not in metadata:
+        return {}
+    try:
+        return dict(json.loads(metadata[QUANTIZATION_KEY])["layers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"The file's {QUANTIZATION_KEY} does not list its layers; the file is damaged: get it again."
+        ) from error
 
 
 def _mark_scaled_fp8(sd: dict[str, Tensor]) -> None:

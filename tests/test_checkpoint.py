@@ -115,6 +115,19 @@ def test_scaled_fp8(mark, extra):
     checkpoint.check(published, CONFIG)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"layers": 3}'])
+def test_damaged_quantization_metadata(text):
+    with pytest.raises(ValueError, match="_quantization_metadata does not list its layers; the file is damaged"):
+        checkpoint.to_published(SD, {checkpoint.QUANTIZATION_KEY: text})
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"{}", b"3"])
+def test_damaged_mark_of_a_quantised_layer(text):
+    damaged = QUANTISED | {f"{LAYER}.comfy_quant": torch.tensor(list(text), dtype=torch.uint8)}
+    with pytest.raises(ValueError, match=f"{LAYER}.comfy_quant names no format; the file is damaged"):
+        checkpoint.check(SD | damaged, CONFIG)
+
+
 def test_width_without_heads():
     with pytest.raises(ValueError, match=r"96 wide, which heads of 128 channels do not divide; .* needs num_heads"):
         OviConfig.from_state_dict(SD)
