@@ -1,15 +1,18 @@
-"""Lay out the prompts of tests/workflows/ (API form, written by hand) as the graphs of workflows/, for people to open.
+"""Lay out the prompts of tests/workflows/ (API form, written by hand) as graphs for people to open.
 
     python tests/author_workflows.py COMFYUI
 
-ComfyUI's own frontend makes each graph; here are only places, groups, a note, and where the model files come from.
+Each becomes a graph of workflows/, and those in BLUEPRINTS a box of subgraphs/, too. ComfyUI's own frontend makes them;
+here are only places, groups, a note, what a box shows, and where the model files come from.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,12 @@ MODELS = {  # node type: the folder of models/ and the address of each file
         )
     ],
 }
+HASHES = {  # of the files whose publisher, or many users of them, tell it; MD5 where it has 32 digits
+    "umt5_xxl_fp8_e4m3fn_scaled.safetensors": "c3355d30191f1f066b26d93fba017ae9809dce6c627dda5f6a66eaa651204f68",
+    "wan2.2_vae.safetensors": "e40321bd36b9709991dae2530eb4ac303dd168276980d3e9bc4b6e2b75fed156",
+    "v1-16.pth": "69f56803f59a549a1a507c93859fd4d7",
+    "best_netG.pt": "eeaf372a38a9c31c362120aba2dde292",
+}
 
 # Left, top, width and height by node type, or by id where a graph has several of a type. Wires reach a node in the
 # order of its inputs, so that nothing crosses.
@@ -48,8 +57,8 @@ PLACES = {
     "MarkdownNote": (0, 400, 340, 260),
     "VAELoader": (0, 780, 340, 58),
     "OviAudioVAELoader": (0, 900, 340, 82),
-    "OviGuidance": (400, 0, 400, 130),
-    "OviTextEncode": (400, 200, 400, 460),
+    "OviGuidance": (400, 0, 400, 226),
+    "OviTextEncode": (400, 290, 400, 460),
     "RandomNoise": (860, 0, 270, 82),
     "CFGGuider": (860, 150, 270, 98),
     "OviUniPCSampler": (860, 310, 270, 26),
@@ -62,14 +71,14 @@ PLACES = {
 }
 OTHER_PLACES = {
     "ovi_image_to_video": {
-        "VAELoader": (0, 740, 340, 58),
-        "LoadImage": (490, 800, 280, 300),
-        "OviImageToVideo": (860, 740, 270, 174),
-        "OviAudioVAELoader": (0, 1220, 340, 82),
+        "VAELoader": (0, 810, 340, 58),
+        "LoadImage": (490, 950, 280, 300),
+        "OviImageToVideo": (860, 810, 270, 174),
+        "OviAudioVAELoader": (0, 1320, 340, 82),
         "SamplerCustomAdvanced": (1290, 400, 250, 106),
-        "OviDecode": (1600, 940, 240, 122),
-        "CreateVideo": (1890, 940, 210, 102),
-        "SaveVideo": (2150, 940, 400, 400),
+        "OviDecode": (1600, 1260, 240, 122),
+        "CreateVideo": (1890, 1260, 210, 102),
+        "SaveVideo": (2150, 1260, 400, 400),
     },
     "ovi_minimal_ksampler": {"EmptyOviLatent": (860, 400, 270, 130), "KSampler": (1290, 200, 250, 262)},
     "ovi_video_to_audio": {
@@ -84,35 +93,37 @@ OTHER_PLACES = {
         "SaveVideo": (2150, 1160, 400, 400),
     },
     "ovi_three_clips": {
-        "MarkdownNote": (0, 400, 340, 300),
-        "VAELoader": (0, 1500, 340, 58),
-        "OviAudioVAELoader": (0, 1620, 340, 82),
-        "OviGuidance": (400, 0, 400, 130),
-        "6": (400, 200, 400, 460),
-        "EmptyOviLatent": (860, 400, 270, 130),
-        "10": (1190, 200, 250, 262),
-        "11": (1500, 200, 240, 122),
-        "12": (1800, 200, 210, 102),
-        "7": (1600, 500, 400, 460),
-        "13": (2070, 700, 270, 150),
-        "14": (2400, 500, 250, 262),
-        "15": (2710, 500, 240, 122),
-        "16": (3010, 500, 210, 102),
-        "8": (2810, 800, 400, 460),
-        "17": (3280, 1000, 270, 150),
-        "18": (3610, 800, 250, 262),
-        "19": (3920, 800, 240, 122),
-        "20": (4220, 800, 210, 102),
-        "OviJoin": (4490, 500, 240, 120),
-        "SaveVideo": (4790, 500, 400, 400),
+        "VAELoader": (0, 1180, 340, 58),
+        "OviAudioVAELoader": (0, 1300, 340, 82),
+        "6": (400, 290, 400, 460),
+        "EmptyOviLatent": (860, 490, 270, 130),
+        "10": (1190, 290, 250, 262),
+        "11": (1500, 290, 240, 122),
+        "12": (1800, 290, 210, 102),
+        "7": (400, 900, 400, 460),
+        "13": (860, 1100, 270, 150),
+        "14": (1190, 900, 250, 262),
+        "15": (1500, 900, 240, 122),
+        "16": (1800, 900, 210, 102),
+        "8": (400, 1510, 400, 460),
+        "17": (860, 1710, 270, 150),
+        "18": (1190, 1510, 250, 262),
+        "19": (1500, 1510, 240, 122),
+        "20": (1800, 1510, 210, 102),
+        "OviJoin": (2110, 900, 240, 120),
+        "SaveVideo": (2410, 900, 400, 400),
+    },
+    "ovi_context_windows": {
+        "ContextWindowsManual": (860, 0, 340, 350),
+        **{node: (left + 400, *rest) for node, (left, *rest) in PLACES.items() if left >= 860},
     },
     "ovi_upscale_48fps": {
-        "UpscaleModelLoader": (1290, 540, 260, 58),
-        "ImageUpscaleWithModel": (1890, 540, 260, 46),
-        "FrameInterpolationModelLoader": (1890, 420, 260, 58),
-        "FrameInterpolate": (2210, 540, 260, 78),
-        "CreateVideo": (2530, 760, 210, 102),
-        "SaveVideo": (2800, 760, 400, 400),
+        "UpscaleModelLoader": (1600, 420, 270, 58),
+        "ImageUpscaleWithModel": (1930, 540, 260, 46),
+        "FrameInterpolationModelLoader": (1930, 420, 260, 58),
+        "FrameInterpolate": (2250, 540, 260, 78),
+        "CreateVideo": (2570, 760, 210, 102),
+        "SaveVideo": (2840, 760, 400, 400),
     },
     "ovi_second_pass": {
         "7": (860, 0, 270, 82),
@@ -130,7 +141,7 @@ OTHER_PLACES = {
         "SaveVideo": (3680, 760, 400, 400),
     },
 }
-BENDS = {"ovi_image_to_video": {("VAELoader", "OviDecode"): (420, 1200)}}  # a point that the wire passes
+BENDS = {"ovi_image_to_video": {("VAELoader", "OviDecode"): (420, 1300)}}  # a point that the wire passes
 
 GROUPS = {
     "Models": ["OviModelLoader", "CLIPLoader", "MarkdownNote", "VAELoader", "OviAudioVAELoader"],
@@ -157,8 +168,13 @@ OTHER_GROUPS = {
         "And on": ["8", "17", "18", "19", "20"],
         "Together": ["OviJoin", "SaveVideo"],
     },
+    "ovi_context_windows": GROUPS | {"20 seconds, in windows of 5": ["ContextWindowsManual"]},
     "ovi_upscale_48fps": GROUPS
-    | {"Larger and smoother": ["ImageUpscaleWithModel", "FrameInterpolationModelLoader", "FrameInterpolate"]},
+    | {
+        "Larger and smoother": [
+            "UpscaleModelLoader", "ImageUpscaleWithModel", "FrameInterpolationModelLoader", "FrameInterpolate",
+        ],
+    },
     "ovi_second_pass": GROUPS
     | {
         "Sampling": [*GROUPS["Sampling"], "7", "10", "12"],
@@ -195,6 +211,17 @@ that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
 
 **Experimental**: Ovi was trained with a given first frame only.
 """,
+    "ovi_context_windows": """\
+**20 seconds**: 481 frames, made in windows of 121, with 32 or more in common; the sound goes along. *Context Windows* \
+counts in latents of 4 frames: 31 and 8.
+
+**Prompt**: every window gets the whole of it, so each may say what stands between `<S>` and `<E>`. This one has no \
+speech.
+
+**Memory**: sampling takes what one window takes; 481 frames of 1280 by 704 take 5 GB of RAM.
+
+**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Needs ComfyUI 0.27 or later.
+""",
     "ovi_upscale_48fps": """\
 **Larger and smoother**: every frame twice as large, a new one between each two. The sound stays as it is.
 
@@ -205,33 +232,85 @@ that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
 sound is masked and stays.
 
 **Size**: 832 by 448 becomes 1248 by 672. Take one of which one and a half times is a multiple of 32, too.
+
+**Experimental**: Ovi was not trained for a second pass.
 """,
 }
 
 
+BLUEPRINTS = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
+    "Text to Video (Ovi)": {
+        "workflow": "ovi_text_to_video",
+        "outside": ["SaveVideo"],
+        "category": "Video generation and editing/Text to video",
+        "description": "Makes a video and its sound, speech included, from a prompt with Ovi.",
+    },
+    "Image to Video (Ovi)": {
+        "workflow": "ovi_image_to_video",
+        "outside": ["LoadImage", "SaveVideo"],
+        "category": "Video generation and editing/Image to video",
+        "description": "Makes a video that begins with an image, and its sound, from a prompt with Ovi.",
+    },
+}
+SHOWN = [  # of a box: node type, its input, and the name that the box gives it
+    ("OviImageToVideo", "start_image", "start_image"),
+    ("OviTextEncode", "prompt", "prompt"),
+    *((node, name, name) for node in ("EmptyOviLatent", "OviImageToVideo") for name in ("width", "height", "length")),
+    ("RandomNoise", "noise_seed", "seed"),
+]
+
+
 def main() -> None:
-    """Write every graph that has a prompt."""
+    """Write every graph and every box."""
     comfyui = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
         for path in sorted(PROMPTS.glob("*.api.json")):
             name = path.name.removesuffix(".api.json")
             with browser.frontend(server.url, Path(folder, name)) as page:
-                graph = author(page, name, json.loads(path.read_text()))
-            (ROOT / "workflows" / f"{name}.json").write_text(json.dumps(graph, indent=2) + "\n")
+                lay_out(page, name, json.loads(path.read_text()))
+                write(ROOT / "workflows" / f"{name}.json", browser.converted(page)[0])
+        for title, box in BLUEPRINTS.items():
+            prompt = json.loads((PROMPTS / f"{box['workflow']}.api.json").read_text())
+            with browser.frontend(server.url, Path(folder, title)) as page:
+                lay_out(page, box["workflow"], without(prompt, box["outside"]))
+                put_in_box(page, title)
+                graph = browser.converted(page)[0]
+                graph["definitions"]["subgraphs"][0] |= {key: box[key] for key in ("category", "description")}
+                write(ROOT / "subgraphs" / f"{title}.json", graph)
 
 
-def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, Any]:
-    """Return a prompt as a laid out graph in UI form."""
+def write(path: Path, graph: dict[str, Any]) -> None:
+    """Write a graph in UI form, with ids that are the same each time: those of subgraphs and of their inputs."""
+    text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
+    for index, found in enumerate(dict.fromkeys(re.findall(r"[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}", text))):
+        text = text.replace(found, str(uuid.uuid5(uuid.NAMESPACE_URL, f"{path.name}#{index}")))
+    path.write_text(text, encoding="utf-8")
+
+
+def without(prompt: dict[str, Any], types: list[str]) -> dict[str, Any]:
+    """A prompt without its nodes of some types, and without the wires to them."""
+    gone = {key for key, node in prompt.items() if node["class_type"] in types}
+    return {
+        key: node
+        | {
+            "inputs": {
+                k: value for k, value in node["inputs"].items() if not (isinstance(value, list) and value[0] in gone)
+            }
+        }
+        for key, node in prompt.items()
+        if key not in gone
+    }
+
+
+def lay_out(page: browser.Page, name: str, prompt: dict[str, Any]) -> None:
+    """Open a prompt as a graph with places, groups, a note and addresses of models."""
     browser.load_prompt(page, prompt)
     layout = {
         "places": PLACES | OTHER_PLACES.get(name, {}),
         "bends": [[*ends, point] for ends, point in BENDS.get(name, {}).items()],
         "groups": OTHER_GROUPS.get(name, GROUPS),
         "note": OTHER_NOTES.get(name, NOTE),
-        "models": {
-            node: [{"name": url.rsplit("/", 1)[1], "url": url, "directory": folder} for folder, url in files]
-            for node, files in MODELS.items()
-        },
+        "models": {node: [model_file(folder, url) for folder, url in files] for node, files in MODELS.items()},
     }
     page.evaluate(
         """text => {
@@ -272,7 +351,40 @@ def author(page: browser.Page, name: str, prompt: dict[str, Any]) -> dict[str, A
         }""",
         json.dumps(layout),
     )
-    return browser.converted(page)[0]
+
+
+def model_file(folder: str, url: str) -> dict[str, str]:
+    """What ComfyUI tells of a file that is missing."""
+    name = url.rsplit("/", 1)[1]
+    file = {"name": name, "url": url, "directory": folder}
+    if digits := HASHES.get(name):
+        file |= {"hash": digits, "hash_type": "MD5" if len(digits) == 32 else "SHA256"}
+    return file
+
+
+def put_in_box(page: browser.Page, title: str) -> None:
+    """Turn the open graph into one subgraph node that shows a few inputs and gives the video."""
+    page.evaluate(
+        """text => {
+            const {title, shown} = JSON.parse(text);
+            const {subgraph, node} = app.graph.convertToSubgraph(new Set([
+                ...app.graph._nodes, ...app.graph._groups, ...app.graph.reroutes.values(),
+            ]));
+            const inside = type => subgraph.nodes.find(node => node.type === type);
+            for (const [type, name, label] of shown) {
+                const slot = inside(type)?.inputs.find(input => input.name === name);
+                if (slot) subgraph.addInput(label, slot.type).connect(slot, inside(type));
+            }
+            const video = inside('CreateVideo');
+            subgraph.addOutput('video', 'VIDEO').connect(video.outputs[0], video);
+            subgraph.inputNode.arrange();
+            subgraph.outputNode.arrange();
+            subgraph.name = node.title = title;
+            node.pos = [0, 0];
+            node.setSize([400, 400]);
+        }""",
+        json.dumps({"title": title, "shown": SHOWN}),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python tests/picture_workflows.py COMFYUI
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
@@ -13,9 +14,11 @@ from typing import Any
 
 import browser
 from comfy_server import Server
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 1800  # pixels of a picture
+WIDTH = 1800  # pixels of a picture, at least
+SCALE = 0.6  # pixels for each unit of the graph, at least: below, the frontend draws no text
 MARGIN = 20  # pixels around the graph
 HIDDEN = {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}  # settings: what lies over the graph
 
@@ -26,27 +29,29 @@ def main() -> None:
     graphs = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "workflows").glob("*.json"))}
     with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
         for name, graph in graphs.items():
-            pretend_models(server.models, graph)
+            pretend_files(server.base, graph)
             with browser.frontend(server.url, Path(folder, name)) as page:
                 picture(page, graph, ROOT / "docs" / f"{name.removeprefix('ovi_')}.png")
 
 
-def pretend_models(models: Path, graph: dict[str, Any]) -> None:
-    """Make empty files for a graph's models, since the frontend marks missing ones in red."""
+def pretend_files(base: Path, graph: dict[str, Any]) -> None:
+    """Make empty files for a graph's models and its video, since the frontend marks missing ones in red."""
+    paths = [base / "input" / node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "LoadVideo"]
     for node in graph["nodes"]:
-        for file in node["properties"].get("models", ()):
-            folder = models / file["directory"]
-            folder.mkdir(exist_ok=True)
-            (folder / file["name"]).touch()
+        paths += [base / "models" / file["directory"] / file["name"] for file in node["properties"].get("models", ())]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
 
 
 def picture(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
-    """Show a graph alone, scaled to the width of the picture, and save it as PNG."""
+    """Show a graph alone and save it as PNG."""
     boxes = [group["bounding"] for group in graph["groups"]]
     left, top = (min(box[i] for box in boxes) for i in (0, 1))
     right, bottom = (max(box[i] + box[i + 2] for box in boxes) for i in (0, 1))
-    scale = (WIDTH - 2 * MARGIN) / (right - left)
-    page.set_viewport_size({"width": WIDTH, "height": round((bottom - top) * scale) + 2 * MARGIN})
+    scale = max((WIDTH - 2 * MARGIN) / (right - left), SCALE)
+    width, height = (round(side * scale) + 2 * MARGIN for side in (right - left, bottom - top))
+    page.set_viewport_size({"width": width, "height": height})
     browser.load_workflow(page, graph)
     page.evaluate(
         """async ([hidden, scale, offset]) => {
@@ -60,7 +65,8 @@ def picture(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
     )
     page.add_style_tag(content="button, .p-toast { visibility: hidden }")
     page.wait_for_timeout(1000)  # the canvas follows the viewport, and the texts follow the canvas
-    page.screenshot(path=path)
+    shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    shown.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":
