@@ -69,6 +69,7 @@ def compose(scene: str, speech: str, sound: str, style: str) -> str:
 
 
 def _turn(line: str) -> str:
+    line = re.sub("[:\uff1a]", ":", line, count=1)  # U+FF1A: the full-width colon
     who, _, words = (part.strip() for part in line.partition(":"))
     if not who or not words:
         raise ValueError(f'The speech line "{line.strip()[:40]}" has no speaker or no words: write "who: words".')

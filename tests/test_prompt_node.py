@@ -32,6 +32,7 @@ def test_a_prompt_in_the_form_of_its_checkpoint(style, sound):
         (("Rain.", " \n ", ""), "Rain."),
         (("", "", "Rain."), "Audio: Rain."),
         (("", "", ""), ""),
+        (("", "\u5973\uff1a 10:30", ""), "\u5973 says, <S>10:30<E>"),  # a full-width colon
     ],
 )
 def test_empty_parts_are_left_out(parts, expected):
