@@ -5,16 +5,29 @@ The nodes, and ComfyUI with them, are imported only when ComfyUI asks for them.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .nodes import OviExtension
 
 WEB_DIRECTORY = "./web"
+COMFYUI_FLOOR = "0.16.3"
 
 
 async def comfy_entrypoint() -> OviExtension:
-    """Return the extension that lists the nodes of this pack."""
+    """Return the extension that lists the nodes of this pack.
+
+    Raises ImportError, which ComfyUI logs as one sentence, in a ComfyUI that is too old for them.
+    """
+    from comfyui_version import __version__
+
+    if _numbers(__version__) < _numbers(COMFYUI_FLOOR):
+        raise ImportError(f"Ovi needs ComfyUI {COMFYUI_FLOOR} or later, but this is {__version__}; update ComfyUI.")
     from .nodes import OviExtension
 
     return OviExtension()
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]

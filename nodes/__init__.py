@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import replace
 from .audio_vae import OviAudioVAELoader
 from .decode import OviDecode
 from .extend import OviContinue, OviJoin
@@ -19,6 +20,10 @@ from .text import OviTextEncode
 
 class OviExtension(ComfyExtension):
     """The nodes of this pack."""
+
+    async def on_load(self) -> None:
+        """Offer to replace nodes of other packs."""
+        await replace.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""

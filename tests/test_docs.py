@@ -85,7 +85,8 @@ def test_pages_mention_registered_nodes_only(nodes):
     titles = {cls.GET_SCHEMA().display_name for cls in nodes.values()}
     for page in PAGES:
         text = page.read_text()
-        assert set(re.findall(r"\b(?:Empty)?Ovi[A-Z]\w+", text)) <= set(nodes), relative(page)
+        ids = set(re.findall(r"\b(?:Empty)?Ovi[A-Z]\w+", text))
+        assert ids <= set(nodes) or page.name == "migration.md", relative(page)  # that one names other packs' nodes
         assert set(re.findall(r"\*\*((?:Load |Empty )?Ovi [A-Z][^*]*)\*\*", text)) <= titles, relative(page)
 
 
