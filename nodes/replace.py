@@ -1,6 +1,6 @@
 """Nodes of other Ovi packs in whose place ComfyUI puts ours, where those packs are not installed.
 
-Only loaders: their values are worth keeping, and no loader feeds another. ComfyUI's server fails on a prompt in which one
+Only loaders: their values are worth keeping, and no loader feeds another. ComfyUI's server fails on a prompt where one
 replaced node feeds another, and on a prompt without an input that is mapped. docs/migration.md has the other nodes.
 """
 
