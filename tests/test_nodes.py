@@ -302,4 +302,8 @@ def test_guidance_of_another_model_is_refused(comfy):
             skip_blocks="11",
             skip_start_percent=0.0,
             skip_end_percent=1.0,
+            video_start_percent=0.0,
+            video_end_percent=1.0,
+            audio_start_percent=0.0,
+            audio_end_percent=1.0,
         )
