@@ -39,7 +39,8 @@ nox.options.default_venv_backend = "none"
 def environment(session: nox.Session) -> Path:
     """Make or update the shared environment; return the ComfyUI folder that it serves."""
     if not Path(PYTHON).exists():
-        session.run(find_uv_bin(), "venv", "--quiet", "--python", "3.11", str(ENV), external=True)
+        version = os.environ.get("UV_PYTHON", "3.11")
+        session.run(find_uv_bin(), "venv", "--quiet", "--python", version, str(ENV), external=True)
     given = os.environ.get("COMFYUI_PATH")
     comfyui = Path(given).resolve() if given else unpacked(session, COMFYUI_VERSION)
     requirements = comfyui / "requirements.txt"
@@ -106,10 +107,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff, and mypy on the pack under a name that Python can import, whatever the folder is called."""
+    """Run ruff, a check of GitHub's workflows, and mypy on the pack under a name that Python can import."""
     environment(session)
     session.run(PYTHON, "-m", "ruff", "check", external=True)
     session.run(PYTHON, "-m", "ruff", "format", "--check", external=True)
+    workflows = map(str, sorted(ROOT.glob(".github/workflows/*.yml")))
+    session.run(
+        PYTHON, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows, external=True
+    )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "comfyui_ovi").symlink_to(ROOT, target_is_directory=True)
         with session.chdir(folder):
