@@ -19,7 +19,11 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKS = {"comfyui-ovi": ROOT, "ovi_stand_ins": ROOT / "tests" / "stand_ins"}
+PACKS = {
+    "comfyui-ovi": ROOT,
+    "ovi_miniature": ROOT / "miniature",
+    "ovi_stand_ins": ROOT / "tests" / "stand_ins",
+}
 SETTINGS = {  # of a user who has seen the welcome pages and wants every workflow checked
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "1.47.12",

@@ -1,0 +1,77 @@
+"""Pictures for the documentation: a clip on one page, and how training went. `python -m miniature.pictures --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from miniature import measure, world
+from ovi.spectrogram import spectrogram
+
+INK, PAPER, GRID = (40, 40, 40), (255, 255, 255), (225, 225, 225)
+MARK = (255, 90, 60)
+LINES = ((30, 100, 200), (210, 70, 40), (40, 140, 60))
+HEIGHT, MARGIN = 260, 44
+
+
+def clip(pictures: Tensor, sound: Tensor, every: int = 4) -> Image.Image:
+    """Frames [T, H, W, 3] of a clip above the spectrogram of its sound [samples], both in time, with the events marked.
+
+    Lines through both stand where the ball bounces; ticks below where something begins to sound.
+    """
+    shown = pictures[::every].clamp(0, 1).mul(255).round().byte().numpy()
+    middle = shown[:, :, world.LEFT - 8 : world.RIGHT + 8]
+    frames = Image.fromarray(np.concatenate(list(middle), axis=1))
+    seconds = len(shown) * every / world.FPS
+    heard = spectrogram(sound[None, None, : round(seconds * world.RATE)], world.RATE)[0]
+    heights = frames.height, 96
+    page = Image.new("RGB", (frames.width, sum(heights) + 10), PAPER)
+    page.paste(frames, (0, 0))
+    drawn = Image.fromarray(heard.mul(255).byte().numpy()).resize((frames.width, heights[1]))
+    page.paste(drawn, (0, heights[0]))
+    pen = ImageDraw.Draw(page)
+    for time in measure.bounces(pictures):
+        x = time / seconds * page.width
+        pen.line([(x, 0), (x, sum(heights))], fill=MARK)
+    for time in measure.onsets(sound):
+        x = time / seconds * page.width
+        pen.line([(x, sum(heights) + 2), (x, page.height)], fill=INK, width=2)
+    return page
+
+
+def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str], top: float) -> Image.Image:
+    """Lines of a training log over the steps, from 0 to `top`."""
+    page = Image.new("RGB", (420, HEIGHT), PAPER)
+    pen = ImageDraw.Draw(page)
+    last = log[-1]["step"]
+    right, bottom = page.width - 12, page.height - 28
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        return MARGIN + step / last * (right - MARGIN), bottom - min(value / top, 1) * (bottom - MARGIN)
+
+    for part in range(5):
+        value = top * part / 4
+        pen.line([place(0, value), place(last, value)], fill=GRID)
+        pen.text((6, place(0, value)[1] - 6), f"{value:.2g}", fill=INK)
+    for step in range(0, last + 1, 1000):
+        pen.text((place(step, 0)[0] - 10, bottom + 8), str(step), fill=INK)
+    pen.text((MARGIN, 6), title, fill=INK)
+    for i, name in enumerate(names):
+        pen.line([place(line["step"], line[name]) for line in log], fill=LINES[i], width=2)
+        pen.text((MARGIN + 120 * i, 22), name, fill=LINES[i])
+    return page
+
+
+def training(log: Sequence[dict[str, float]]) -> Image.Image:
+    """Losses, and the own/other gap: how much worse the audio's loss is with the video of another clip."""
+    pages = [
+        curves(log, "loss", ["video", "audio"], 0.8),
+        curves(log, "own/other gap", [name for name in log[0] if name.startswith("gap")], 8.0),
+    ]
+    page = Image.new("RGB", (sum(one.width for one in pages), HEIGHT), PAPER)
+    for i, one in enumerate(pages):
+        page.paste(one, (i * one.width, 0))
+    return page

@@ -1,0 +1,302 @@
+"""Make the miniature: its text encoder, its clips, its training. `python -m miniature.train --help`.
+
+What can be made again is kept in .cache/miniature: clips, training state, and a line of losses every few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from miniature import WEIGHTS, world
+from miniature.codecs import AudioCodec, VideoCodec
+from ovi.config import METADATA_KEY, OviConfig
+from ovi.model import OviModel, SelfAttention
+from ovi.rope import THETA, axis_channels
+from ovi.training import Clip, Settings, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache" / "miniature"
+CLIPS = 8192
+MIDDLE = slice(world.LEFT // 16, world.RIGHT // 16)  # the latent columns of the ball
+GROW = 1500  # steps on the middle of the stage, a third of the tokens, before the whole
+EVERY = 125  # steps between two lines of the log, each with its saved state
+
+CONFIG = OviConfig(
+    dim=256,
+    num_layers=4,
+    num_heads=4,
+    video_ffn_dim=256,
+    audio_ffn_dim=256,
+    audio_patch_dim=48,
+    freq_dim=64,
+    text_dim=64,
+    text_len=32,
+)
+SETTINGS = Settings(
+    batch=8,
+    lr=1e-3,
+    warmup=100,
+    cooldown=0.3,
+    shift=3.0,
+    first_frame=0.15,
+    split=0.5,
+    split_steps=1000,
+)
+CAPTIONS = [
+    world.Scene(colour, size, 0, 1, 0).caption for size in world.RADII for colour in world.COLOURS
+]  # what there is to read
+
+
+def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
+    """A random UMT5 of one layer, as ComfyUI names its weights, with a tokenizer trained on the captions."""
+    model = io.BytesIO()
+    characters = {character for caption in CAPTIONS for character in caption if character != " "}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS + sorted(characters)), model_writer=model, vocab_size=128, model_type="bpe",
+        hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="identity",
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
+    width, hidden, heads = CONFIG.text_dim, 2 * CONFIG.text_dim, 4
+    attention, gated = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
+    shapes = {f"{attention}.{name}.weight": (width, width) for name in "qkvo"}
+    shapes |= {
+        "shared.weight": (vocabulary, width),
+        f"{attention}.relative_attention_bias.weight": (32, heads),
+        f"{gated}.wi_0.weight": (hidden, width),
+        f"{gated}.wi_1.weight": (hidden, width),
+        f"{gated}.wo.weight": (width, hidden),
+    }
+    draw = torch.Generator().manual_seed(seed)
+    weights = {}
+    for key, shape in shapes.items():
+        scale = 1.0 if key == "shared.weight" else shape[1] ** -0.5
+        weights[key] = (torch.randn(shape, generator=draw) * scale).half()
+    norms = "encoder.block.0.layer.0.layer_norm", "encoder.block.0.layer.1.layer_norm", "encoder.final_layer_norm"
+    weights |= {f"{norm}.weight": torch.ones(width).half() for norm in norms}
+    weights["spiece_model"] = torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
+    return weights
+
+
+def texts(comfyui: Path, captions: Sequence[str]) -> Tensor:
+    """Captions as real ComfyUI encodes them, [N, text_len, text_dim]."""
+    sys.path.insert(0, str(comfyui))
+    from comfy.cli_args import args
+
+    args.cpu = True
+    from miniature.nodes import text_encoder
+
+    with torch.inference_mode():
+        clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+        encoded = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
+    return torch.cat(encoded).clone()
+
+
+def latents(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The clips of some seeds: the middle of the video [N, 48, F, H, 2] and the audio [N, 20, L]."""
+    video, audio = VideoCodec(), AudioCodec()
+    made = []
+    for seed in tqdm(seeds, desc="clips"):
+        scene = world.scene(seed)
+        pictures = 2 * world.picture(scene).permute(3, 0, 1, 2)[None] - 1
+        made.append((video.encode(pictures)[0, ..., MIDDLE].half(), audio.encode(world.sound(scene)[None])[0].half()))
+    pictures, sounds = zip(*made, strict=True)
+    return torch.stack(pictures), torch.stack(sounds)
+
+
+class World(Sequence[Clip]):
+    """The clips of some seeds, in memory: the middle of the stage, where the ball is, or the `whole` stage."""
+
+    def __init__(self, seeds: Sequence[int], texts: Tensor, made: tuple[Tensor, Tensor]) -> None:
+        self.scenes = [world.scene(seed) for seed in seeds]
+        self.texts = dict(zip(["", *CAPTIONS], texts, strict=True))
+        self.video, self.audio = made
+        empty = VideoCodec().encode(2 * world.background().movedim(-1, 0)[None, :, None] - 1)[0].half()
+        sides = empty.expand(-1, self.video.shape[2], -1, -1)
+        self.left, self.right = sides[..., : MIDDLE.start], sides[..., MIDDLE.stop :]
+        self.whole = True
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+        video = self.video[index]
+        if self.whole:
+            video = torch.cat([self.left, video, self.right], dim=-1)
+        return Clip(video, self.audio[index], self.texts[self.scenes[index].caption])
+
+
+def new_model(seed: int = 0) -> OviModel:
+    """Weights to start from.
+
+    The patch embedding's columns are orthogonal and the head is its transpose, so that noise passes through at once;
+    attentions start with a view of their neighbours in time and space, and of the other tower at the same time.
+    """
+    torch.manual_seed(seed)
+    model = OviModel(CONFIG)
+    dim = CONFIG.dim
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.fill_(1.0)
+            elif parameter.ndim == 1 or name.endswith("modulation"):
+                parameter.zero_()
+            else:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        for tower in (model.video_model, model.audio_model):
+            tower.time_embedding[2].weight.mul_(0.1)
+            for block in tower.blocks:
+                block.modulation.modulation[:, [2, 5]] = 1.0  # gates open
+                for layer in (block.self_attn.o, block.cross_attn.o, block.ffn[2]):
+                    layer.weight.mul_(0.3)
+                for attention in (block.self_attn, block.cross_attn):
+                    for layer in (attention.q, attention.k):
+                        layer.weight.mul_(0.6)
+                    for norm in (attention.norm_q, attention.norm_k):
+                        norm.weight.fill_(1.6)
+                block.cross_attn.k_fusion.weight.mul_(0.6)
+                block.cross_attn.norm_k_fusion.weight.fill_(1.6)
+        patch = model.video_model.patch_embedding
+        orthogonal = torch.linalg.qr(torch.randn(dim, patch.weight[0].numel())).Q
+        patch.weight.copy_(orthogonal.view_as(patch.weight))
+        back = patch.weight.permute(3, 4, 1, 0, 2).reshape(-1, dim)  # (p, q, C), channel fastest
+        model.video_model.head.head.weight.copy_(back * (len(back) / dim) ** 0.5)
+        _pass_audio(model)
+        for i, (video, audio) in enumerate(zip(model.video_model.blocks, model.audio_model.blocks, strict=True)):
+            reach = 1.0 + i % 2
+            look(video.self_attn, [{"time": -reach}, {"time": reach}, {"rows": (-1.0) ** i}, {}])
+            look(audio.self_attn, [{"time": -0.5 * reach}, {"time": 0.5 * reach}, {"time": 0.0}, {}])
+            # A video latent is of the middle of its frames, 0.4 latents before where the rotation has it.
+            look(audio.cross_attn, [{"time": 0.4, "rows": float(row)} for row in range(3)] + [{"time": 0.4}])
+            look(video.cross_attn, [{"time": -0.4 + shift} for shift in (-0.3, 0.0, 0.3)] + [{}])
+    return model
+
+
+def look(attention: SelfAttention, heads: Sequence[dict[str, float]], strength: float = 3.0) -> None:
+    """Start each head with a view of what is so far from a token, in video latents, in the biases of query and key."""
+    head_dim = CONFIG.head_dim
+    key = getattr(attention, "k_fusion", attention.k)
+    time, rows, _ = axis_channels(head_dim)
+    for head, places in enumerate(heads):
+        for axis, (start, size) in {"time": (0, time), "rows": (time, rows)}.items():
+            if axis not in places:
+                continue
+            for pair in range(3):  # the fastest turning channels are the ones that can tell neighbours apart
+                angle = places[axis] * THETA ** (-2 * pair / size)
+                channel = head * head_dim + start + 2 * pair
+                attention.q.bias[channel] = strength * math.cos(angle)
+                attention.q.bias[channel + 1] = strength * math.sin(angle)
+                key.bias[channel] = strength
+
+
+def _pass_audio(model: OviModel) -> None:
+    """Let the audio through its patch embedding and head: silu(x) - silu(-x) = x, times a channel that is constant."""
+    first, _, gated = model.audio_model.patch_embedding
+    n, middle = CONFIG.audio_channels, first.kernel_size[0] // 2
+    eye = torch.eye(n)
+    first.weight[: 2 * n + 1] = 0
+    first.weight[:n, :, middle], first.weight[n : 2 * n, :, middle] = eye, -eye
+    first.bias[2 * n] = 2.0
+    constant = F.silu(first.bias[2 * n])
+    for layer in (gated.w1, gated.w3):
+        layer.weight[:n] = 0
+    gated.w1.weight[:n, 2 * n, middle] = 2 / constant
+    gated.w3.weight[:n, :n, middle], gated.w3.weight[:n, n : 2 * n, middle] = eye, -eye
+    gated.w2.weight.mul_(0.3)
+    gated.w2.weight[:, :n] = 0
+    orthogonal = torch.linalg.qr(torch.randn(CONFIG.dim, n)).Q
+    gated.w2.weight[:, :n, middle] = orthogonal * 2
+    model.audio_model.head.head.weight.copy_(orthogonal.T * (n / CONFIG.dim) ** 0.5)
+
+
+def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> tuple[float, float, float]:
+    """Audio loss with a clip's own video, with that of another clip of the same size, and the video's own loss."""
+    order = sorted(range(len(clips)), key=lambda i: clips.scenes[i].size)
+    own = [clips[i] for i in order]
+    draw = torch.Generator().manual_seed(0)
+    video = torch.stack([clip.video for clip in own]).float()
+    audio = torch.stack([clip.audio for clip in own]).float()
+    text = torch.stack([clip.context for clip in own])
+    noises = [torch.randn(x.shape, generator=draw) for x in (video, audio)]
+    noisy = [torch.lerp(x, noise, sigma) for x, noise, sigma in zip((video, audio), noises, sigmas, strict=True)]
+    timestep = tuple(torch.full((len(own),), 1000 * sigma) for sigma in sigmas)
+    other = noisy[0].roll(1, 0)
+    with torch.no_grad():
+        (seen, heard), (_, misled) = (model([v, noisy[1]], timestep, text) for v in (noisy[0], other))
+    losses = [(out - (noises[1] - audio)).square().mean().item() for out in (heard, misled)]
+    return losses[0], losses[1], (seen - (noises[0] - video)).square().mean().item()
+
+
+def clips(seeds: Sequence[int], texts: Tensor, path: Path) -> World:
+    """The clips of some seeds, kept in a file."""
+    if not path.exists():
+        video, audio = latents(seeds)
+        save_file({"video": video, "audio": audio}, path)
+    kept = load_file(path)
+    return World(seeds, texts, (kept["video"], kept["audio"]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, or go on training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args(argv)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    WEIGHTS.mkdir(exist_ok=True)
+    if not (WEIGHTS / "umt5.safetensors").exists():
+        save_file(text_encoder_weights(), WEIGHTS / "umt5.safetensors")
+    read = texts(args.comfyui, ["", *CAPTIONS])
+    train = clips(range(CLIPS), read, CACHE / "train.safetensors")
+    held_out = clips(range(world.HELD_OUT, world.HELD_OUT + 32), read, CACHE / "held_out.safetensors")
+    torch.set_num_threads(args.threads)
+    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=read[0], compiled=args.compile)
+    state = CACHE / "state.pt"
+    if state.exists():
+        trainer.resume(state)
+    began = time.monotonic()
+    train.whole = held_out.whole = len(trainer.history) >= GROW
+    with (CACHE / "log.jsonl").open("a") as log:
+        for step in trainer.run(state, every=EVERY):
+            recent = torch.tensor(trainer.history[-EVERY:]).mean(0)
+            line = {
+                "step": step,
+                "seconds": time.monotonic() - began,
+                "cpu": time.process_time(),
+                "video": recent[0].item(),
+            }
+            line |= {"audio": recent[1].item(), "lr": trainer.lr(step)}
+            for sigmas in ((0.1, 0.8), (0.6, 0.6), (0.8, 0.8)):
+                own, other, seen = gap(trainer.model, held_out, sigmas)
+                line[f"gap {sigmas[0]} {sigmas[1]}"] = [own, other, other / own - 1, seen]
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            train.whole = held_out.whole = step >= GROW
+    write(trainer, WEIGHTS / "ovi_miniature.safetensors")
+
+
+def write(trainer: Trainer, path: Path) -> None:
+    """The averaged weights as a file that Load Ovi Model opens."""
+    given = {"num_heads": CONFIG.num_heads, "text_len": CONFIG.text_len}
+    weights = {name: tensor.half() for name, tensor in trainer.averaged.items()}
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(given)})
+
+
+if __name__ == "__main__":
+    main()
