@@ -372,12 +372,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [field.name for field in dataclasses.fields(Settings) if hasattr(args, field.name)]
     try:
         model, metadata = load(args.model)
-        model.to(args.device)
+        model.to(args.device, torch.float32 if args.float32 or not args.rank else None)  # 16 bits lose small steps
         if args.rank:
             torch.manual_seed(args.seed)  # what they start from
             add_lora(model, args.rank)
-        else:
-            model.float()  # small steps would be lost in 16 bits
         trainer = Trainer(
             model,
             Folder(args.clips),

@@ -230,6 +230,17 @@ def test_whole_model(folder):
     assert all(not torch.equal(weights[key].float(), tensor) for key, tensor in load_file(golden_model.MODEL).items())
 
 
+@pytest.mark.parametrize("options", [[], ["--float32"]])
+def test_loras_on_16_bits(folder, options):
+    """The published files are bfloat16; what is not trained stays so, or is computed in float32."""
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path, metadata=metadata)
+    assert train(folder, "--steps", "2", "--rank", "2", *options) == 0
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "out.safetensors").values())
+
+
 def test_command_line_goes_on(folder, capsys):
     assert train(folder, "--steps", "2", "--rank", "2") == 0
     assert train(folder, "--steps", "4", "--rank", "2") == 0
