@@ -273,8 +273,7 @@ def main() -> None:
             prompt = json.loads((PROMPTS / f"{box['workflow']}.api.json").read_text())
             with browser.frontend(server.url, Path(folder, title)) as page:
                 lay_out(page, box["workflow"], without(prompt, box["outside"]))
-                put_in_box(page, title)
-                graph = browser.converted(page)[0]
+                graph = put_in_box(page, title)
                 graph["definitions"]["subgraphs"][0] |= {key: box[key] for key in ("category", "description")}
                 write(ROOT / "subgraphs" / f"{title}.json", graph)
 
@@ -362,9 +361,9 @@ def model_file(folder: str, url: str) -> dict[str, str]:
     return file
 
 
-def put_in_box(page: browser.Page, title: str) -> None:
-    """Turn the open graph into one subgraph node that shows a few inputs and gives the video."""
-    page.evaluate(
+def put_in_box(page: browser.Page, title: str) -> dict[str, Any]:
+    """Return the open graph as one subgraph node that shows a few inputs and gives the video."""
+    graph = page.evaluate(
         """text => {
             const {title, shown} = JSON.parse(text);
             const {subgraph, node} = app.graph.convertToSubgraph(new Set([
@@ -382,9 +381,11 @@ def put_in_box(page: browser.Page, title: str) -> None:
             subgraph.name = node.title = title;
             node.pos = [0, 0];
             node.setSize([400, 400]);
+            return JSON.stringify(app.graph.serialize());
         }""",
         json.dumps({"title": title, "shown": SHOWN}),
     )
+    return dict(json.loads(graph))
 
 
 if __name__ == "__main__":

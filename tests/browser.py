@@ -5,6 +5,7 @@ What crosses between page and test is JSON text: Playwright turns `undefined` in
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -81,20 +82,72 @@ def missing_types(page: Page) -> list[str]:
     return page.evaluate("app.graph._nodes.map(n => n.type).filter(t => !(t in LiteGraph.registered_node_types))")
 
 
-def missing_models(page: Page) -> list[dict[str, str]]:
-    """What the page offers to download for the open graph: the name, folder and address of each model file."""
-    offers = page.evaluate(
+def open_template(page: Page, pack: str, name: str) -> None:
+    """Open a pack's workflow as users do: Templates, the pack under Extensions, a click on the picture."""
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_text(pack, exact=True).click()
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.wait_for_function("name => document.title.includes(name)", arg=name)
+
+
+def add_node(page: Page, title: str) -> None:
+    """Put a node on the canvas as users do: the search for nodes, a click on what it found, a click on the canvas."""
+    page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    search = page.get_by_role("dialog")
+    search.get_by_role("combobox").fill(title)
+    search.get_by_test_id("result-item").filter(has_text=title).click()
+    search.wait_for(state="detached")
+    page.mouse.down()
+    page.mouse.up()
+
+
+def missing_models(page: Page) -> list[tuple[str, str, str]]:
+    """What the panel of missing models lists for the open graph: each file, its folder, and where its button leads."""
+    if not page.get_by_test_id("missing-model-actions").is_visible():
+        page.get_by_test_id("error-overlay-see-errors").click()
+    rows = page.get_by_test_id("missing-model-importable-rows").locator("> div").all_inner_texts()
+    folders = dict(row.splitlines()[:2] for row in rows)
+    links = page.evaluate(
         """() => {
-            const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
-            return JSON.stringify(stores.get('missingModel').missingModelCandidates);
+            const links = [];
+            const click = HTMLAnchorElement.prototype.click;
+            HTMLAnchorElement.prototype.click = function () { links.push([this.download, this.href]) };
+            document.querySelector('[data-testid=missing-model-download-all]').click();
+            HTMLAnchorElement.prototype.click = click;
+            return links;
         }"""
     )
-    return [{key: offer[key] for key in ("name", "directory", "url")} for offer in json.loads(offers)]
+    return [(name, folders.pop(name), link) for name, link in links] + [(name, at, "") for name, at in folders.items()]
 
 
 def complaints(page: Page) -> list[str]:
     """The messages that the page shows, such as those of the workflow's validation."""
     return page.locator(".p-toast-message").all_inner_texts()
+
+
+def press_run(page: Page, times: int = 1) -> None:
+    """Queue the open graph with the page's own button, a number of times at once."""
+    page.locator("input[aria-label='Batch Count']").fill(str(times))
+    page.get_by_test_id("queue-button").click()
+
+
+def wait_for_queue(page: Page, jobs: int) -> None:
+    """Wait until the page shows this number of jobs that run or wait."""
+    page.get_by_test_id("queue-overlay-toggle").get_by_text(f"{jobs} active").wait_for(timeout=120_000)
+
+
+def drop_file(page: Page, path: Path, media_type: str) -> None:
+    """Drop a file on the canvas."""
+    page.evaluate(
+        """([content, name, type]) => {
+            const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], name, {type}));
+            const event = new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true});
+            document.querySelector('#graph-canvas').dispatchEvent(event);
+        }""",
+        [base64.b64encode(path.read_bytes()).decode(), path.name, media_type],
+    )
 
 
 def run(page: Page, seconds: float = 300) -> None:

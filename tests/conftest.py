@@ -52,12 +52,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions
 
 
-@pytest.fixture
-def page(server: Server, tmp_path: Path) -> Iterator[Page]:
-    """ComfyUI's frontend, freshly opened in Chromium."""
+@pytest.fixture(scope="module")
+def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """ComfyUI's frontend, opened in Chromium for the tests of a file: while it is open, asyncio.run() does not work."""
     if browser.CHROMIUM is None:
         if os.environ.get("CI"):
             pytest.fail("CI needs a Chromium on PATH")
         pytest.skip("there is no Chromium on PATH; 'apt-get install chromium' on Debian")
-    with browser.frontend(server.url, tmp_path) as opened:
+    with browser.frontend(server.url, tmp_path_factory.mktemp("browser")) as opened:
         yield opened

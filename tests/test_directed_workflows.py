@@ -1,4 +1,4 @@
-"""The workflows of given, continued and refined clips on a real ComfyUI server, with tiny random weights."""
+"""The workflows of given, continued, long and refined clips on a real ComfyUI server, with tiny random weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import av
 import numpy as np
 import pytest
 from media import pictures
+from safetensors.torch import load_file
 from test_server import fitted
+
+from ovi import geometry
 
 pytestmark = pytest.mark.server
 
@@ -54,6 +57,19 @@ def test_three_clips_go_on(server):
     assert rate == 24
     assert seconds == pytest.approx(17 / 24, abs=1 / 24)
     assert np.abs(wave).max() > 0.01
+
+
+def test_twenty_seconds_in_windows(server):
+    """All of the workflow but its sound's decoding, which takes the full-size vocoder minutes: latents are counted."""
+    prompt = fitted("ovi_context_windows", width=32, height=32, length=481, steps=1, cfg=1.0, audio_cfg=1.0)
+    del prompt["14"]["inputs"]["audio_vae"], prompt["15"]["inputs"]["audio"]
+    prompt["parts"] = {"class_type": "LTXVSeparateAVLatent", "inputs": {"av_latent": ["13", 0]}}
+    prompt["saved"] = {"class_type": "SaveLatent", "inputs": {"samples": ["parts", 1], "filename_prefix": "sound"}}
+    sound, film = sorted(server.run(prompt), key=lambda path: path.suffix)
+    with av.open(film) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 481
+    assert load_file(sound)["latent_tensor"].shape == (1, 20, geometry.audio_latents(481))
+    assert "Context window 5/5: frames 90-120 of 121" in server.log.read_text()
 
 
 def test_a_clip_upscaled_at_48_frames_a_second(server):
