@@ -1,10 +1,11 @@
-"""Pictures for the documentation: a clip on one page, and how training went. `python -m miniature.pictures --help`."""
+"""Pictures for the documentation: a clip on one page, and how training went."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -17,28 +18,30 @@ LINES = ((30, 100, 200), (210, 70, 40), (40, 140, 60))
 HEIGHT, MARGIN = 260, 44
 
 
-def clip(pictures: Tensor, sound: Tensor, every: int = 4) -> Image.Image:
+def clip(pictures: Tensor, sound: Tensor, every: int = 3, zoom: int = 2) -> Image.Image:
     """Frames [T, H, W, 3] of a clip above the spectrogram of its sound [samples], both in time, with the events marked.
 
-    Lines through both stand where the ball bounces; ticks below where something begins to sound.
+    A frame's middle stands at its time. Lines through both: the ball bounces. Ticks below: something begins to sound.
     """
-    shown = pictures[::every].clamp(0, 1).mul(255).round().byte().numpy()
-    middle = shown[:, :, world.LEFT - 8 : world.RIGHT + 8]
-    frames = Image.fromarray(np.concatenate(list(middle), axis=1))
+    shown = pictures[::every, :, world.LEFT - 4 : world.RIGHT + 4].clamp(0, 1).mul(255).round().byte().numpy()
+    frames = Image.fromarray(np.concatenate(list(shown), axis=1))
+    frames = frames.resize((frames.width * zoom, frames.height * zoom), Image.Resampling.BICUBIC)
     seconds = len(shown) * every / world.FPS
-    heard = spectrogram(sound[None, None, : round(seconds * world.RATE)], world.RATE)[0]
-    heights = frames.height, 96
-    page = Image.new("RGB", (frames.width, sum(heights) + 10), PAPER)
+    begin = every / 2 / world.FPS  # of the page before the clip
+    lead, samples = round(begin * world.RATE), round(seconds * world.RATE)
+    heard = spectrogram(F.pad(sound, (lead, samples - lead - len(sound)))[None, None], world.RATE)[0]
+    height = 96 * zoom
+    page = Image.new("RGB", (frames.width, frames.height + height + 12), PAPER)
     page.paste(frames, (0, 0))
-    drawn = Image.fromarray(heard.mul(255).byte().numpy()).resize((frames.width, heights[1]))
-    page.paste(drawn, (0, heights[0]))
+    drawn = Image.fromarray(heard.mul(255).byte().numpy()).resize((frames.width, height))
+    page.paste(drawn, (0, frames.height))
     pen = ImageDraw.Draw(page)
     for time in measure.bounces(pictures):
-        x = time / seconds * page.width
-        pen.line([(x, 0), (x, sum(heights))], fill=MARK)
+        x = (time + begin) / seconds * page.width
+        pen.line([(x, 0), (x, page.height - 12)], fill=MARK)
     for time in measure.onsets(sound):
-        x = time / seconds * page.width
-        pen.line([(x, sum(heights) + 2), (x, page.height)], fill=INK, width=2)
+        x = (time + begin) / seconds * page.width
+        pen.line([(x, page.height - 10), (x, page.height)], fill=INK, width=3)
     return page
 
 

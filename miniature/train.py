@@ -256,7 +256,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     WEIGHTS.mkdir(exist_ok=True)
@@ -266,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train = clips(range(CLIPS), read, CACHE / "train.safetensors")
     held_out = clips(range(world.HELD_OUT, world.HELD_OUT + 32), read, CACHE / "held_out.safetensors")
     torch.set_num_threads(args.threads)
-    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=read[0], compiled=args.compile)
+    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=read[0])
     state = CACHE / "state.pt"
     if state.exists():
         trainer.resume(state)

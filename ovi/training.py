@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from .config import OviConfig
 from .model import OviModel
 
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
+STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved
 LORA_LAYER = re.compile(r"\.blocks\.\d+\.(self_attn|cross_attn|ffn)\.")
 
 
@@ -70,13 +70,13 @@ class Noised(NamedTuple):
 
     x: list[Tensor]  # video [B, 48, F, H, W], audio [B, 20, L]
     timestep: tuple[Tensor, Tensor]  # video [B, F], audio [B]
-    context: Tensor  # [B, text_len, text_dim]
+    context: Tensor  # [B, T, text_dim]
     velocity: list[Tensor]  # as x
     counts: Tensor  # [B, 1, F, 1, 1]: 0 where a frame was given, which teaches nothing
 
 
 def noised(
-    clips: Sequence[Clip], empty: Tensor, text_len: int, settings: Settings, draw: torch.Generator, *, split: bool
+    clips: Sequence[Clip], empty: Tensor, settings: Settings, draw: torch.Generator, *, split: bool = False
 ) -> Noised:
     """Draw sigmas and noise for a batch; `empty` [T, text_dim] is the text of a clip whose own is dropped.
 
@@ -95,10 +95,13 @@ def noised(
         swap = torch.rand(n, generator=draw) < 0.5
         video_sigma, audio_sigma = torch.where(swap, low, high), torch.where(swap, high, low)
     frames = video_sigma[:, None].repeat(1, x0[0].shape[2])
-    frames[torch.rand(n, generator=draw) < settings.first_frame, 0] = 0
+    given = torch.rand(n, generator=draw) < settings.first_frame
+    if frames.shape[1] > 1:  # of a picture nothing would be left to learn
+        frames[given, 0] = 0
     dropped = torch.rand(n, generator=draw) < settings.text_dropout
     texts = [empty if drop else clip.context for drop, clip in zip(dropped, clips, strict=True)]
-    context = torch.stack([F.pad(text.float(), (0, 0, 0, text_len - len(text))) for text in texts])
+    longest = max(map(len, texts))
+    context = torch.stack([F.pad(text.float(), (0, 0, 0, longest - len(text))) for text in texts])
     noise = [torch.randn(x.shape, generator=draw) for x in x0]
     by_part = frames[:, None, :, None, None], audio_sigma[:, None, None]
     x = [torch.lerp(clean, eps, s) for clean, eps, s in zip(x0, noise, by_part, strict=True)]
@@ -151,8 +154,9 @@ def add_lora(model: OviModel, rank: int) -> None:
 class Trainer:
     """A model in training, with its optimiser, averaged weights and random numbers.
 
-    What is trained is what requires a gradient. `device` is where the model is; `autocast` computes in bfloat16 what
-    bears it, while the weights stay as they are.
+    What is trained is what requires a gradient, where the model is. `empty` [T, text_dim] is the text of a clip whose
+    own is dropped (none: no token). `autocast` computes in bfloat16 what bears it, while the weights stay as they are;
+    `recompute` keeps no activations within a block.
     """
 
     def __init__(
@@ -165,7 +169,6 @@ class Trainer:
         empty: Tensor | None = None,
         autocast: bool = False,
         recompute: bool = False,
-        compiled: bool = False,
     ) -> None:
         self.model = model
         self.clips = clips
@@ -186,7 +189,7 @@ class Trainer:
         self.draw = torch.Generator().manual_seed(settings.seed)
         self.history: list[tuple[float, float]] = []  # of each step: the video's loss, the audio's
         options = recompute_blocks(model.config.num_layers) if recompute else None
-        self.call = partial(torch.compile(model) if compiled else model, transformer_options=options)
+        self.call = partial(model, transformer_options=options)
 
     def lr(self, step: int) -> float:
         """The learning rate of a step: up, level, and down to zero at the last."""
@@ -202,7 +205,6 @@ class Trainer:
         batch = noised(
             [self.clips[i] for i in chosen],
             self.empty,
-            self.model.config.text_len,
             settings,
             self.draw,
             split=step < settings.split_steps and chance < settings.split,
@@ -224,16 +226,11 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write all that it takes to go on, whole or not at all."""
-        state = {
-            "settings": dataclasses.asdict(self.settings),
-            "trained": {name: p.detach() for name, p in self.trained.items()},
-            "averaged": self.averaged,
-            "optimizer": self.optimizer.state_dict(),
-            "draw": self.draw.get_state(),
-            "history": self.history,
-        }
+        trained = {name: p.detach() for name, p in self.trained.items()}
+        settings, optimizer = dataclasses.asdict(self.settings), self.optimizer.state_dict()
+        state = (settings, trained, self.averaged, optimizer, self.draw.get_state(), self.history)
         part = path.with_name(f"{path.name}.part")
-        torch.save(state, part)
+        torch.save(dict(zip(STATE, state, strict=True)), part)
         part.replace(path)
 
     def resume(self, path: Path) -> None:
@@ -241,11 +238,12 @@ class Trainer:
 
         Raises ValueError where the file is damaged, or of other settings or another model.
         """
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            settings, trained = state["settings"], state["trained"]
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} is no training state, or not a whole one; start anew without it.") from error
+        with path.open("rb") as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                settings, trained, averaged, optimizer, draw, history = (state[key] for key in STATE)
+            except Exception as error:  # a damaged file makes torch.load run into anything
+                raise ValueError(f"{path} is no training state, or not a whole one; start anew without it.") from error
         if changed := [key for key, value in dataclasses.asdict(self.settings).items() if settings.get(key) != value]:
             raise ValueError(
                 f"{path} was trained with another {', '.join(changed)} "
@@ -256,10 +254,10 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(trained[name])
-                self.averaged[name].copy_(state["averaged"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.draw.set_state(state["draw"])
-        self.history = state["history"]
+                self.averaged[name].copy_(averaged[name])
+        self.optimizer.load_state_dict(optimizer)
+        self.draw.set_state(draw)
+        self.history = history
 
     def run(self, state: Path, every: int) -> Iterator[int]:
         """Train to the last step; save, and yield the number of steps taken, after every so many and at the end."""

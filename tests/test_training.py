@@ -36,7 +36,7 @@ def trainer(settings=SETTINGS, steps=6, rank=0, **options):
 
 def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
     draw = torch.Generator().manual_seed(seed)
-    return training.noised(clips(n), EMPTY, 32, settings, draw, split=split)
+    return training.noised(clips(n), EMPTY, settings, draw, split=split)
 
 
 def test_objective():
@@ -50,8 +50,7 @@ def test_objective():
     assert torch.equal(got.x[0][:, :, 0], x0[0][:, :, 0])
     assert got.counts.flatten().tolist() == [0, 1, 0, 1]
     assert torch.equal(got.timestep[0][:, 1], got.timestep[1])
-    assert torch.equal(got.context[:, :5], torch.stack([clip.context for clip in clips(2)]))
-    assert not got.context[:, 5:].any()
+    assert torch.equal(got.context, torch.stack([clip.context for clip in clips(2)]))
 
     def perfect(x, timestep, context):
         return [got.velocity[0] + (1 - got.counts), got.velocity[1] + 0.5]
@@ -80,7 +79,19 @@ def test_split_sigmas():
 
 
 def test_all_text_can_be_dropped():
-    assert not batch(dataclasses.replace(SETTINGS, text_dropout=1.0)).context.any()
+    """What comes in its place is padded beside the texts that stay."""
+    empty = torch.ones(2, 64)
+    for share, expected in ((1.0, [2, 2]), (0.5, [2, 5])):
+        some = dataclasses.replace(SETTINGS, text_dropout=share)
+        got = training.noised(clips(2), empty, some, torch.Generator().manual_seed(1))
+        assert sorted(row.any(-1).sum().item() for row in got.context) == expected
+
+
+def test_a_picture_is_not_given_away():
+    """The one frame of a clip stays to be learned."""
+    picture = Clip(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
+    every = dataclasses.replace(SETTINGS, first_frame=1.0)
+    assert training.noised([picture], EMPTY, every, torch.Generator()).counts.all()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -172,7 +183,7 @@ def test_bfloat16():
 def test_clips_of_other_sizes_are_refused():
     odd = [*clips(1), Clip(torch.zeros(48, 2, 4, 2), torch.zeros(20, 9), torch.zeros(5, 64))]
     with pytest.raises(ValueError, match=r"The video latents of a batch have shapes .*; train with a batch of 1"):
-        training.noised(odd, EMPTY, 32, SETTINGS, torch.Generator(), split=False)
+        training.noised(odd, EMPTY, SETTINGS, torch.Generator())
 
 
 @pytest.fixture
