@@ -220,7 +220,8 @@ speech.
 
 **Memory**: sampling takes what one window takes; 481 frames of 1280 by 704 take 5 GB of RAM.
 
-**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Needs ComfyUI 0.27 or later.
+**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows of Ovi need ComfyUI \
+0.27 or later.
 """,
     "ovi_upscale_48fps": """\
 **Larger and smoother**: every frame twice as large, a new one between each two. The sound stays as it is.
@@ -271,8 +272,9 @@ def main() -> None:
                 write(ROOT / "workflows" / f"{name}.json", browser.converted(page)[0])
         for title, box in BLUEPRINTS.items():
             prompt = json.loads((PROMPTS / f"{box['workflow']}.api.json").read_text())
+            inside = {key: node for key, node in prompt.items() if node["class_type"] not in box["outside"]}
             with browser.frontend(server.url, Path(folder, title)) as page:
-                lay_out(page, box["workflow"], without(prompt, box["outside"]))
+                lay_out(page, box["workflow"], inside)
                 graph = put_in_box(page, title)
                 graph["definitions"]["subgraphs"][0] |= {key: box[key] for key in ("category", "description")}
                 write(ROOT / "subgraphs" / f"{title}.json", graph)
@@ -286,23 +288,8 @@ def write(path: Path, graph: dict[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def without(prompt: dict[str, Any], types: list[str]) -> dict[str, Any]:
-    """A prompt without its nodes of some types, and without the wires to them."""
-    gone = {key for key, node in prompt.items() if node["class_type"] in types}
-    return {
-        key: node
-        | {
-            "inputs": {
-                k: value for k, value in node["inputs"].items() if not (isinstance(value, list) and value[0] in gone)
-            }
-        }
-        for key, node in prompt.items()
-        if key not in gone
-    }
-
-
 def lay_out(page: browser.Page, name: str, prompt: dict[str, Any]) -> None:
-    """Open a prompt as a graph with places, groups, a note and addresses of models."""
+    """Open a prompt as a graph with places, groups, a note and addresses of models; wires to absent nodes go."""
     browser.load_prompt(page, prompt)
     layout = {
         "places": PLACES | OTHER_PLACES.get(name, {}),
