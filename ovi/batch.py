@@ -100,20 +100,21 @@ class RowError(Exception):
 
 def load(path: Path) -> Prompt:
     """Return a workflow in API form, from its JSON file or from an mp4 that ComfyUI saved; ValueError for others."""
-    if path.suffix == ".mp4":
-        import av
-
-        with av.open(path) as film:
-            text = film.metadata.get("prompt", "")
-    else:
-        text = path.read_text(encoding="utf-8")
     try:
-        prompt = json.loads(text)
-        if all("class_type" in node for node in prompt.values()):
+        prompt = json.loads(_metadata(path) if path.suffix == ".mp4" else path.read_text(encoding="utf-8"))
+        if prompt and all("class_type" in node for node in prompt.values()):
             return dict(prompt)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):  # of another kind or form
         pass
     raise ValueError(f"{path} holds no workflow in API form: give what 'Export (API)' saves, or an mp4 from ComfyUI.")
+
+
+def _metadata(film: Path) -> str:
+    """The prompt that ComfyUI wrote into an mp4."""
+    import av
+
+    with av.open(film) as container:
+        return str(container.metadata.get("prompt", ""))
 
 
 def read(table: Path, workflow: Prompt | None = None) -> list[Row]:

@@ -121,10 +121,12 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, capsys, rows, wo
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["ovi_text_to_video.json", "ovi_text_to_video.jpg"])
+@pytest.mark.parametrize("name", ["workflow.json", "thumbnail.jpg", "film.mp4", "empty.json"])
 def test_a_workflow_in_another_form_is_refused(tmp_path, write, capsys, name):
+    graph = (ROOT / "workflows" / "ovi_text_to_video.json").read_bytes()
+    picture = (ROOT / "workflows" / "ovi_text_to_video.jpg").read_bytes()
     other = tmp_path / name
-    other.write_bytes((ROOT / "workflows" / "ovi_text_to_video.json").read_bytes())
+    other.write_bytes({"workflow.json": graph, "empty.json": b"{}"}.get(name, picture))
     assert batch.main([str(write({"seed": "1"})), str(tmp_path), "--workflow", str(other)]) == 2
     assert "holds no workflow in API form: give what 'Export (API)' saves" in capsys.readouterr().err
 
