@@ -1,4 +1,4 @@
-"""Lay out the prompts of tests/workflows/ (API form, written by hand) as graphs for people to open.
+"""Lay out the prompts of workflows/api/ (API form, written by hand) as graphs for people to open.
 
     python tests/author_workflows.py COMFYUI
 
@@ -20,7 +20,7 @@ import browser
 from comfy_server import Server
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPTS = ROOT / "tests" / "workflows"
+PROMPTS = ROOT / "workflows" / "api"
 
 WAN = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
 MMAUDIO = "https://huggingface.co/hkchengrex/MMAudio/resolve/main/ext_weights"
@@ -265,13 +265,13 @@ def main() -> None:
     """Write every graph and every box."""
     comfyui = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
-        for path in sorted(PROMPTS.glob("*.api.json")):
-            name = path.name.removesuffix(".api.json")
+        for path in sorted(PROMPTS.glob("*.json")):
+            name = path.stem
             with browser.frontend(server.url, Path(folder, name)) as page:
                 lay_out(page, name, json.loads(path.read_text()))
                 write(ROOT / "workflows" / f"{name}.json", browser.converted(page)[0])
         for title, box in BLUEPRINTS.items():
-            prompt = json.loads((PROMPTS / f"{box['workflow']}.api.json").read_text())
+            prompt = json.loads((PROMPTS / f"{box['workflow']}.json").read_text())
             inside = {key: node for key, node in prompt.items() if node["class_type"] not in box["outside"]}
             with browser.frontend(server.url, Path(folder, title)) as page:
                 lay_out(page, box["workflow"], inside)

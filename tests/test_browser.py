@@ -81,7 +81,7 @@ class TestATemplate:
         prompt = browser.converted(bare)[1]
         for node in prompt.values():
             del node["_meta"]
-        assert prompt == json.loads((ROOT / "tests" / "workflows" / f"{template.stem}.api.json").read_text())
+        assert prompt == json.loads((ROOT / "workflows" / "api" / f"{template.stem}.json").read_text())
         assert browser.missing_types(bare) == []
         assert browser.complaints(bare) == []
 

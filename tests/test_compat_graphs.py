@@ -21,7 +21,7 @@ def replacements(server):
 
 
 def test_loaders_of_other_packs_load_with_ours(server):
-    prompt = json.loads((ROOT / "tests" / "workflows" / "ovi_text_to_video.api.json").read_text())
+    prompt = json.loads((ROOT / "workflows" / "api" / "ovi_text_to_video.json").read_text())
     tiny.fit(prompt)
     prompt["1"] = {
         "class_type": "OviEngineLoader",

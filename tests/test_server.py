@@ -19,7 +19,7 @@ pytestmark = pytest.mark.server
 
 def fitted(name, **changes):
     """A shipped workflow in API form, fitted to the tiny weights, with some inputs changed wherever they occur."""
-    prompt = json.loads((ROOT / "tests" / "workflows" / f"{name}.api.json").read_text())
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
     tiny.fit(prompt)
     for node in prompt.values():
         node["inputs"] |= {key: value for key, value in changes.items() if key in node["inputs"]}

@@ -63,7 +63,7 @@ def test_a_box_is_the_workflow_inside(page, title):
     wire(page)
     assert page.evaluate("app.graph._nodes[0].inputs.map(input => input.name)") == inputs
     assert page.evaluate("app.graph._nodes[0].outputs.map(output => output.type)") == ["VIDEO"]
-    inside = json.loads((ROOT / "tests" / "workflows" / f"{workflow}.api.json").read_text())
+    inside = json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text())
     graph, prompt = browser.converted(page)
     assert kinds(prompt) == kinds(inside)
     browser.load_workflow(page, graph)

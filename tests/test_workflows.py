@@ -30,7 +30,7 @@ def test_every_workflow_has_a_prompt_and_a_thumbnail():
     names = {path.stem for path in WORKFLOWS}
     assert len(names) == 8
     assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == names
-    assert {path.name for path in (ROOT / "tests" / "workflows").iterdir()} == {f"{name}.api.json" for name in names}
+    assert {path.name for path in (ROOT / "workflows" / "api").iterdir()} == {f"{name}.json" for name in names}
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
@@ -78,7 +78,7 @@ def test_a_note_explains(nodes):
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
 def test_comfyui_refuses_no_value(server, workflow):
     """But the names of files that are not there."""
-    prompt = json.loads((ROOT / "tests" / "workflows" / f"{workflow.stem}.api.json").read_text())
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{workflow.stem}.json").read_text())
     with pytest.raises(ServerError) as refusal:
         server.queue(prompt)
     refused = {
