@@ -1,4 +1,4 @@
-"""What the miniature makes, measured: `python -m bench.quality --prompts N --seed S [--json]`.
+"""What the miniature makes, measured: `python -m bench.quality --help`.
 
 Needs COMFYUI_PATH. Every row is sampled by ComfyUI with one change to the first one. When the ball bounces is seen in
 the picture, when it sounds is heard in the sound: the errors are the distances between both. Beside the median distance
@@ -32,14 +32,13 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from safetensors.torch import load_file
 from torch import Tensor
 
-from miniature import WEIGHTS, measure, nodes, world
+from miniature import WEIGHTS, measure, nodes, pictures, world
 from ovi import convert, geometry, native, sampling
 
 MODEL = WEIGHTS / "ovi_miniature.safetensors"
-STEPS, CFG, SHIFT = 20, 1.5, 5.0
+STEPS, GUIDED, SHIFT = 20, 2.0, 5.0
 SAMPLERS = {"unipc": comfy.samplers.KSAMPLER(sampling.sample_unipc)}
 SAMPLERS |= {name: comfy.samplers.ksampler(core) for name, core in (("dpm++", "dpmpp_2m"), ("euler", "euler"))}
-BATCH = 32
 
 Patcher = Any
 
@@ -51,7 +50,7 @@ class Row:
     name: str
     sampler: str = "unipc"
     steps: int = STEPS
-    cfg: float = CFG
+    cfg: float = 1.0
     skip_blocks: str = ""
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
 
@@ -67,9 +66,9 @@ def cut(*directions: str) -> Callable[[Patcher], Patcher]:
     return change
 
 
-def easycache(model: Patcher) -> Patcher:
-    """Core's EasyCache with its own settings."""
-    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+def easycache(threshold: float) -> Callable[[Patcher], Patcher]:
+    """With core's EasyCache, its own settings but for the threshold."""
+    return lambda model: EasyCacheNode.execute(model, threshold, 0.15, 0.95, False).args[0]
 
 
 def unscaled(path: Path) -> Callable[[Patcher], Patcher]:
@@ -105,10 +104,11 @@ def rows(path: Path) -> list[Row]:
         Row("picture does not hear the sound", change=cut("a2v_cross_attn")),
         Row("no fusion", change=cut(*both)),
         Row("audio RoPE unscaled", change=unscaled(path)),
-        Row("no guidance", cfg=1.0),
-        Row("block 2 skipped", skip_blocks="2"),
+        Row("guidance", cfg=GUIDED),
+        Row("guidance, block 2 skipped", cfg=GUIDED, skip_blocks="2"),
         Row("fp8", change=fp8(path)),
-        Row("EasyCache", change=easycache),
+        Row("EasyCache, threshold 0.02", change=easycache(0.02)),
+        Row("EasyCache, threshold 0.2 (its default)", change=easycache(0.2)),
         *(Row(f"{name}, {steps} steps", name, steps) for name in SAMPLERS for steps in (4, 10, 30, 50)),
     ]
 
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only so many rows")
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--picture", type=Path, help="where to draw the first row's first clip")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     first = world.HELD_OUT + 1000 * (1 + args.seed)
@@ -201,6 +202,8 @@ def main() -> None:
             began = time.perf_counter()
             made = sampled(model, row, scenes, clip, args.seed)
             seconds = time.perf_counter() - began
+            if args.picture and not results:
+                pictures.clip(made[0][0], made[1][0]).save(args.picture, optimize=True)
             results[row.name] = figures(scenes, *made) | {"seconds": seconds}
             cells = [form.format(results[row.name][key]) for key, form in COLUMNS.items()]
             if not args.json:

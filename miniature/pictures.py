@@ -45,15 +45,16 @@ def clip(pictures: Tensor, sound: Tensor, every: int = 3, zoom: int = 2) -> Imag
     return page
 
 
-def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str], top: float) -> Image.Image:
-    """Lines of a training log over the steps, from 0 to `top`."""
+def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str]) -> Image.Image:
+    """Lines of a training log over the steps, from 0."""
+    top = max(line[name] for line in log for name in names)
     page = Image.new("RGB", (420, HEIGHT), PAPER)
     pen = ImageDraw.Draw(page)
-    last = log[-1]["step"]
+    last = int(log[-1]["step"])
     right, bottom = page.width - 12, page.height - 28
 
     def place(step: float, value: float) -> tuple[float, float]:
-        return MARGIN + step / last * (right - MARGIN), bottom - min(value / top, 1) * (bottom - MARGIN)
+        return MARGIN + step / last * (right - MARGIN), bottom - value / top * (bottom - MARGIN)
 
     for part in range(5):
         value = top * part / 4
@@ -68,11 +69,11 @@ def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str],
     return page
 
 
-def training(log: Sequence[dict[str, float]]) -> Image.Image:
+def training(log: Sequence[Mapping[str, float]]) -> Image.Image:
     """Losses, and the own/other gap: how much worse the audio's loss is with the video of another clip."""
     pages = [
-        curves(log, "loss", ["video", "audio"], 0.8),
-        curves(log, "own/other gap", [name for name in log[0] if name.startswith("gap")], 8.0),
+        curves(log, "loss", ["video", "audio"]),
+        curves(log, "own/other gap, at sigmas of video and audio", [name for name in log[0] if name.startswith("gap")]),
     ]
     page = Image.new("RGB", (sum(one.width for one in pages), HEIGHT), PAPER)
     for i, one in enumerate(pages):

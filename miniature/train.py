@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from miniature import WEIGHTS, world
+from miniature import WEIGHTS, pictures, world
 from miniature.codecs import AudioCodec, VideoCodec
 from ovi.config import METADATA_KEY, OviConfig
 from ovi.model import OviModel, SelfAttention
@@ -33,6 +33,7 @@ CACHE = ROOT / ".cache" / "miniature"
 CLIPS = 8192
 MIDDLE = slice(world.LEFT // 16, world.RIGHT // 16)  # the latent columns of the ball
 GROW = 1500  # steps on the middle of the stage, a third of the tokens, before the whole
+GAPS = (0.1, 0.8), (0.6, 0.6), (0.8, 0.8)  # sigmas of video and audio at which the gap is measured
 EVERY = 125  # steps between two lines of the log, each with its saved state
 
 CONFIG = OviConfig(
@@ -223,22 +224,23 @@ def _pass_audio(model: OviModel) -> None:
     model.audio_model.head.head.weight.copy_(orthogonal.T * (n / CONFIG.dim) ** 0.5)
 
 
-def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> tuple[float, float, float]:
-    """Audio loss with a clip's own video, with that of another clip of the same size, and the video's own loss."""
+def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> float:
+    """How much larger the audio's loss is with another clip's video than with its own, at a sigma of each tower.
+
+    The other clip is one of the same size of ball, but for the last of a size.
+    """
     order = sorted(range(len(clips)), key=lambda i: clips.scenes[i].size)
     own = [clips[i] for i in order]
     draw = torch.Generator().manual_seed(0)
-    video = torch.stack([clip.video for clip in own]).float()
-    audio = torch.stack([clip.audio for clip in own]).float()
-    text = torch.stack([clip.context for clip in own])
-    noises = [torch.randn(x.shape, generator=draw) for x in (video, audio)]
-    noisy = [torch.lerp(x, noise, sigma) for x, noise, sigma in zip((video, audio), noises, sigmas, strict=True)]
+    x0 = [torch.stack([clip.video for clip in own]).float(), torch.stack([clip.audio for clip in own]).float()]
+    noise = [torch.randn(x.shape, generator=draw) for x in x0]
+    video, audio = (torch.lerp(*pair, sigma) for *pair, sigma in zip(x0, noise, sigmas, strict=True))
     timestep = tuple(torch.full((len(own),), 1000 * sigma) for sigma in sigmas)
-    other = noisy[0].roll(1, 0)
+    text = torch.stack([clip.context for clip in own])
     with torch.no_grad():
-        (seen, heard), (_, misled) = (model([v, noisy[1]], timestep, text) for v in (noisy[0], other))
-    losses = [(out - (noises[1] - audio)).square().mean().item() for out in (heard, misled)]
-    return losses[0], losses[1], (seen - (noises[0] - video)).square().mean().item()
+        heard = [model([seen, audio], timestep, text)[1] for seen in (video, video.roll(1, 0))]
+    with_own, with_other = (F.mse_loss(velocity, noise[1] - x0[1]).item() for velocity in heard)
+    return with_other / with_own - 1
 
 
 def clips(seeds: Sequence[int], texts: Tensor, path: Path) -> World:
@@ -254,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or go on training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=4750)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -273,21 +275,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     train.whole = held_out.whole = len(trainer.history) >= GROW
     with (CACHE / "log.jsonl").open("a") as log:
         for step in trainer.run(state, every=EVERY):
-            recent = torch.tensor(trainer.history[-EVERY:]).mean(0)
-            line = {
-                "step": step,
-                "seconds": time.monotonic() - began,
-                "cpu": time.process_time(),
-                "video": recent[0].item(),
-            }
-            line |= {"audio": recent[1].item(), "lr": trainer.lr(step)}
-            for sigmas in ((0.1, 0.8), (0.6, 0.6), (0.8, 0.8)):
-                own, other, seen = gap(trainer.model, held_out, sigmas)
-                line[f"gap {sigmas[0]} {sigmas[1]}"] = [own, other, other / own - 1, seen]
+            video, audio = torch.tensor(trainer.history[-EVERY:]).mean(0).tolist()
+            line = {"step": step, "seconds": time.monotonic() - began, "cpu": time.process_time()}
+            line |= {"video": video, "audio": audio}
+            line |= {f"gap {sigmas}": gap(trainer.model, held_out, sigmas) for sigmas in GAPS}
             log.write(json.dumps(line) + "\n")
             log.flush()
             train.whole = held_out.whole = step >= GROW
     write(trainer, WEIGHTS / "ovi_miniature.safetensors")
+    lines = [json.loads(line) for line in (CACHE / "log.jsonl").read_text().splitlines()]
+    pictures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)
 
 
 def write(trainer: Trainer, path: Path) -> None:

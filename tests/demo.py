@@ -1,6 +1,6 @@
 """Two of the shipped workflows on real ComfyUI, each to an mp4 with sound in output/.
 
-python tests/demo.py --comfyui COMFYUI              tiny random weights, made on the spot, on the CPU
+python tests/demo.py --comfyui COMFYUI              the miniature's weights (docs/miniature.md), on the CPU
 python tests/demo.py --comfyui COMFYUI WEIGHTS      the weights in the ComfyUI folder WEIGHTS, the graphs unchanged
 """
 
@@ -19,12 +19,32 @@ from pathlib import Path
 import av
 import numpy as np
 import soundfile
+import torch
+from comfy_server import Server
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # tiny reads the shapes of the audio VAE from ovi/
+sys.path.append(str(ROOT))
 
-import tiny  # noqa: E402
-from comfy_server import Server  # noqa: E402
+from miniature import WEIGHTS, measure, world  # noqa: E402
+
+MODEL = "diffusion_models/model_960x960.safetensors"  # what the graphs ask for
+LOADERS = {  # by node type: what stands in its place
+    "CLIPLoader": "OviMiniatureText",
+    "VAELoader": "OviMiniatureVideoVAE",
+    "OviAudioVAELoader": "OviMiniatureAudioVAE",
+}
+SIZE = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES}
+SETTINGS = {  # by node type: what the miniature knows
+    "OviTextEncode": {"video_negative": "", "audio_negative": ""},
+    "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
+    "CFGGuider": {"cfg": 2.0},
+    "OviScheduler": {"steps": 20},
+    "EmptyOviLatent": SIZE,
+    "OviImageToVideo": SIZE,
+    "LoadImage": {"image": "ball.png"},
+}
+SCENES = {"ovi_text_to_video": world.HELD_OUT, "ovi_image_to_video": world.HELD_OUT + 1}  # seeds
 
 WORKFLOWS = [ROOT / "workflows" / "ovi_text_to_video.json", ROOT / "workflows" / "ovi_image_to_video.json"]
 OUTPUT = ROOT / "output"
@@ -43,9 +63,9 @@ def main() -> None:
             options = ["--models-directory", str(args.weights.resolve() / "models")]
         else:
             options = ["--cpu"]
-            tiny.everything(base / "models")
-            print("Tiny random weights stand in for the real ones, under their file names: what comes out is noise.")
-            print(f"{tiny.VIDEO_VAE} is of the taew2_2 kind, not the Wan 2.2 VAE.")
+            print("The miniature stands in for Ovi (docs/miniature.md): all that it knows is a ball that bounces.")
+            (base / "models" / MODEL).parent.mkdir(parents=True)
+            shutil.copy(WEIGHTS / "ovi_miniature.safetensors", base / "models" / MODEL)
         with Server(args.comfyui, base, *options) as server:
             for workflow in WORKFLOWS:
                 print(f"\n{workflow.relative_to(ROOT)}")
@@ -54,16 +74,30 @@ def main() -> None:
                 comfy_cli(server, base, "--workflow", str(graph), "--wait", "--timeout", "3600")
                 made = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
                 film = Path(shutil.copy(made, OUTPUT / f"{workflow.stem}.mp4"))
-                describe(film, base / "sound.wav", time.monotonic() - started)
+                frames = describe(film, base / "sound.wav", time.monotonic() - started)
+                if not args.weights:
+                    sound = torch.from_numpy(soundfile.read(base / "sound.wav", dtype="float32")[0])
+                    seen, heard = measure.bounces(torch.from_numpy(frames) / 255), measure.onsets(sound)
+                    print(f"    the ball hits the floor at {listed(seen)} s, the bell rings at {listed(heard)} s")
 
 
 def fitted(server: Server, workflow: Path, folder: Path) -> Path:
-    """Write a workflow as a prompt that a CPU can run; print what was changed."""
+    """Write a workflow as a prompt for the miniature; print what was changed."""
     answer = comfy_cli(server, folder, "--workflow", str(workflow), "--print-prompt", json_answer=True)
     prompt = json.loads(answer)["data"]["prompt"]
-    print("  changed to fit a CPU:")
-    for change in tiny.fit(prompt):
-        print(f"    {change}")
+    scene = world.scene(SCENES[workflow.stem])
+    first = world.picture(scene)[0].mul(255).round().byte().numpy()
+    Image.fromarray(first).save(folder / "input" / "ball.png")
+    print(f"  prompt: {scene.caption}\n  changed to fit the miniature:")
+    for node in prompt.values():
+        kind = node["class_type"]
+        if kind in LOADERS:
+            node.update(class_type=LOADERS[kind], inputs={})
+            print(f"    {kind} -> {LOADERS[kind]}")
+        settings = SETTINGS.get(kind, {}) | ({"prompt": scene.caption} if kind == "OviTextEncode" else {})
+        for name, value in settings.items():
+            print(f"    {kind} {name}: {str(node['inputs'][name])[:40]!r} -> {value!r}")
+            node["inputs"][name] = value
     path = folder / f"{workflow.stem}.api.json"
     path.write_text(json.dumps(prompt))
     return path
@@ -81,17 +115,25 @@ def comfy_cli(server: Server, home: Path, *arguments: str, json_answer: bool = F
     return done.stdout or ""
 
 
-def describe(film: Path, wave: Path, seconds: float) -> None:
-    """Read a film back and print its streams, frames and durations; its sound goes through a wav file."""
+def listed(times: list[float]) -> str:
+    """Seconds, to hundredths."""
+    return ", ".join(f"{time:.2f}" for time in times) or "no"
+
+
+def describe(film: Path, wave: Path, seconds: float) -> np.ndarray:
+    """Read a film back, print its streams, frames and durations, and return its frames [T, H, W, 3], 0 to 255.
+
+    Its sound goes into a wav file.
+    """
     with av.open(film) as container:
         picture, sound = container.streams.video[0], container.streams.audio[0]
-        frames = sum(1 for _ in container.decode(picture))
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(picture)])
         container.seek(0)
         samples = np.concatenate([block.to_ndarray() for block in container.decode(sound)], axis=1)
         soundfile.write(wave, samples.T, sound.rate)
         print(f"  {film.relative_to(ROOT)}, made in {seconds:.0f} s")
         print(
-            f"    picture: {picture.codec_context.name}, {picture.width} x {picture.height}, {frames} frames "
+            f"    picture: {picture.codec_context.name}, {picture.width} x {picture.height}, {len(frames)} frames "
             f"at {picture.average_rate} per second, {float(picture.duration * picture.time_base):.3f} s"
         )
         heard = soundfile.info(wave)
@@ -100,6 +142,7 @@ def describe(film: Path, wave: Path, seconds: float) -> None:
             f"    sound: {sound.codec_context.name}, {heard.samplerate} Hz, {heard.channels} channel(s), "
             f"{float(sound.duration * sound.time_base):.3f} s, mean level {level:.0f} dB"
         )
+    return frames
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from statistics import median
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from miniature import WEIGHTS, codecs, measure, train, world
 
@@ -157,3 +158,22 @@ def test_the_text_encoder_tells_the_captions_apart(nodes):
     assert {(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded} == {16}
     apart = torch.cdist(*2 * [torch.cat(encoded).flatten(1)]) + 1e9 * torch.eye(len(encoded))
     assert apart.min() > 1
+
+
+@pytest.mark.comfyui
+def test_picture_and_sound_meet(comfy, nodes):
+    """In ten steps, of captions whose scenes were not trained on; without the fusion they are near chance."""
+    from bench import quality
+
+    scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
+    clip = nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+    model = quality.native.load([str(MODEL)])
+    both = ("a2v_cross_attn", "v2a_cross_attn")
+    rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
+    fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
+    assert fused["error_ms"] < 30
+    assert fused["missed"] + fused["extra"] < 0.3
+    assert fused["nearest_ms"] < fused["shuffled_ms"] / 3
+    assert fused["colour"] >= 0.9
+    assert fused["pitch"] >= 0.95
+    assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
