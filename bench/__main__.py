@@ -223,5 +223,5 @@ The target at 960 x 960 x 121 is 1.6 GB, and 0.5 of the transcription.
 if __name__ == "__main__":
     with torch.inference_mode(), RESULTS.open("w", encoding="utf-8") as file:
         for part in results():
-            print(part, flush=True)  # noqa: T201 - a command's output
+            print(part, flush=True)
             print(part, file=file, flush=True)

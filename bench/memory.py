@@ -70,4 +70,4 @@ def cards(clip: tuple[int, int, int] = (960, 960, 121)) -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join([*needs(), "", *cards()]))  # noqa: T201 - a command's output
+    print("\n".join([*needs(), "", *cards()]))

@@ -194,7 +194,7 @@ def main() -> None:
     scenes = [world.scene(first + i) for i in range(args.prompts)]
     results: dict[str, Mapping[str, float]] = {}
     if not args.json:
-        print(HEAD)  # noqa: T201 - a command's output
+        print(HEAD)
     with torch.inference_mode():
         clip = nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(args.model)])
@@ -207,9 +207,9 @@ def main() -> None:
             results[row.name] = figures(scenes, *made) | {"seconds": seconds}
             cells = [form.format(results[row.name][key]) for key, form in COLUMNS.items()]
             if not args.json:
-                print(f"| {row.name} | {' | '.join(cells)} |", flush=True)  # noqa: T201
+                print(f"| {row.name} | {' | '.join(cells)} |", flush=True)
     if args.json:
-        print(json.dumps({"prompts": args.prompts, "seed": args.seed, "rows": results}, indent=1))  # noqa: T201
+        print(json.dumps({"prompts": args.prompts, "seed": args.seed, "rows": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def latents(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.stack(pictures), torch.stack(sounds)
 
 
-class World(Sequence[Clip]):
+class World:
     """The clips of some seeds, in memory: the middle of the stage, where the ball is, or the `whole` stage."""
 
     def __init__(self, seeds: Sequence[int], texts: Tensor, made: tuple[Tensor, Tensor]) -> None:
@@ -134,7 +134,7 @@ class World(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+    def __getitem__(self, index: int, /) -> Clip:
         video = self.video[index]
         if self.whole:
             video = torch.cat([self.left, video, self.right], dim=-1)

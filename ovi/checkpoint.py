@@ -94,6 +94,24 @@ def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = Non
     return {key: tensor for part in parts for key, tensor in part.items()}
 
 
+def assemble(
+    files: Iterable[tuple[Mapping[str, Tensor], Mapping[str, str] | None]],
+) -> tuple[dict[str, Tensor], dict[str, str], OviConfig]:
+    """A whole model from the tensors and the metadata of its one file or two: published names, metadata, config.
+
+    Raises ValueError where they are not a complete, sound Ovi model.
+    """
+    parts: list[Mapping[str, Tensor]] = []
+    metadata: dict[str, str] = {}
+    for sd, of_file in files:
+        parts.append(to_published(sd, of_file))
+        metadata |= of_file or {}
+    model = merge(*parts)
+    config = OviConfig.from_state_dict(model, metadata=metadata)
+    check(model, config)
+    return model, metadata, config
+
+
 def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
     """By quantised layer: the name of its format in ComfyUI. Raises ValueError where a layer's mark names none."""
     mark = ".comfy_quant"

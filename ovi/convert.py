@@ -24,7 +24,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from . import audio_vae, checkpoint
-from .config import OviConfig
 
 # By safetensors' names, in its order: a file holds tensors of the last of these first, so that all are aligned.
 DTYPES = {
@@ -210,9 +209,7 @@ def _planned(parts: Sequence[Part]) -> dict[str, Tensor]:
 def _model(*paths: Path) -> tuple[dict[str, Tensor], dict[str, str], list[Mapped]]:
     """A complete, sound Ovi model under its published key names, its metadata, and the files that it is in."""
     sources = [Mapped(path) for path in paths]
-    model = checkpoint.merge(*(checkpoint.to_published(source.tensors, source.metadata) for source in sources))
-    metadata = {key: value for source in sources for key, value in source.metadata.items()}
-    checkpoint.check(model, OviConfig.from_state_dict(model, metadata=metadata))
+    model, metadata, _ = checkpoint.assemble((source.tensors, source.metadata) for source in sources)
     metadata.pop(checkpoint.QUANTIZATION_KEY, None)  # it is in the tensors now, with the published names
     return model, metadata, sources
 

@@ -353,20 +353,7 @@ def load(
     "offload_device"). Raises ValueError where the files are not a complete, sound Ovi model.
     """
     options = dict(model_options or {})
-    parts: list[Mapping[str, Tensor]] = []
-    metadata: dict[str, str] = {}
-    for path in paths:
-        if path.lower().endswith(".gguf"):
-            raise ValueError(
-                f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
-                "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
-            )
-        sd, of_file = comfy.utils.load_torch_file(path, return_metadata=True)
-        parts.append(checkpoint.to_published(sd, of_file))
-        metadata |= of_file or {}
-    sd = checkpoint.merge(*parts)
-    config = OviConfig.from_state_dict(sd, metadata=metadata)
-    checkpoint.check(sd, config)
+    sd, _, config = checkpoint.assemble(_read(path) for path in paths)
     if strange := set(checkpoint.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
         raise ValueError(
             f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update ComfyUI, or "
@@ -391,6 +378,16 @@ def load(
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
     patcher.cached_patcher_init = (load, (paths, options))
     return patcher
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """A file's tensors and metadata."""
+    if path.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
+            "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
+        )
+    return comfy.utils.load_torch_file(path, return_metadata=True)
 
 
 def guide(

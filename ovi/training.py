@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
 from . import checkpoint
-from .config import OviConfig
 from .model import OviModel
 
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
@@ -42,6 +41,14 @@ class Clip(NamedTuple):
     video: Tensor  # [48, F, H, W], normalised for each channel
     audio: Tensor  # [20, L]
     context: Tensor  # the text, [T, text_dim]
+
+
+class Clips(Protocol):
+    """What training draws from: a list of clips, or what reads or makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ class Trainer:
     def __init__(
         self,
         model: OviModel,
-        clips: Sequence[Clip],
+        clips: Clips,
         settings: Settings,
         steps: int,
         *,
@@ -277,7 +284,7 @@ def _moved(batch: Noised, device: torch.device) -> Noised:
     return Noised(x, (video.to(device), audio.to(device)), batch.context.to(device), velocity, batch.counts.to(device))
 
 
-class Folder(Sequence[Clip]):
+class Folder:
     """Clips as safetensors files of "video", "audio" and "context" (see `Clip`), read when they are asked for."""
 
     def __init__(self, path: Path) -> None:
@@ -288,7 +295,7 @@ class Folder(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+    def __getitem__(self, index: int, /) -> Clip:
         """Raises ValueError for a file of another kind."""
         path = self.paths[index]
         try:
@@ -308,24 +315,21 @@ def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
 
     Raises ValueError where the files are not a complete, sound Ovi model of 16 or 32 bits.
     """
-    metadata: dict[str, str] = {}
-    parts = []
-    for path in paths:
-        try:
-            with safe_open(path, "pt") as file:
-                of_file = file.metadata() or {}
-            parts.append(checkpoint.to_published(load_file(path), of_file))
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file, or not a whole one ({error}); get it again.") from error
-        metadata |= of_file
-    sd = checkpoint.merge(*parts)
+    sd, metadata, config = checkpoint.assemble(_read(path) for path in paths)
     if checkpoint.formats(sd):
         raise ValueError(f"{paths[0]} is quantised, which cannot be trained; take one of bf16, fp16 or fp32.")
-    config = OviConfig.from_state_dict(sd, metadata=metadata)
-    checkpoint.check(sd, config)
     model = OviModel(config, device="meta")
     model.load_state_dict(sd, assign=True)
     return model, metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """A file's tensors and metadata."""
+    try:
+        with safe_open(path, "pt") as file:
+            return load_file(path), file.metadata()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or not a whole one ({error}); get it again.") from error
 
 
 def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:

@@ -46,17 +46,14 @@ def everything(models: Path) -> None:
     interpolator(models / INTERPOLATOR)
 
 
-def fit(prompt: dict[str, Any]) -> list[str]:
-    """Fit a prompt (API form), in place, to these weights and a CPU; return what was changed, a line for each."""
-    changes = []
+def fit(prompt: dict[str, Any]) -> None:
+    """Fit a prompt (API form), in place, to these weights and a CPU."""
     for node in prompt.values():
-        if node["class_type"] == "CLIPLoader":
+        if node["class_type"] == "CLIPLoader":  # core's loader opens no tiny UMT5
             node.update(class_type="OviTinyTextLoader", inputs={"text_dim": TEXT_DIM, "seed": 0})
-            changes.append("CLIPLoader -> OviTinyTextLoader, a stand-in: core's loader opens no tiny UMT5")
-        for name, value in SMALL.get(node["class_type"], {}).items():
-            changes.append(f"{node['class_type']} {name}: {node['inputs'][name]} -> {value}")
-            node["inputs"][name] = value
-    return changes
+        smaller = SMALL.get(node["class_type"], {})
+        assert smaller.keys() <= node["inputs"].keys()
+        node["inputs"] |= smaller
 
 
 def ovi_model(
