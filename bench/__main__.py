@@ -189,7 +189,7 @@ def results() -> Iterator[str]:
 Written by `nox -s bench`; random weights. A ratio is that of the fastest of {ROUNDS} interleaved runs each; in
 brackets the lowest and the highest ratio of one round.
 
-{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.VERSION}. There was no GPU: that column is empty.
+{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.VERSION}. All of it on the CPU; there is no column of a GPU yet.
 
 ## Speed
 
