@@ -16,7 +16,11 @@ from .geometry import VARIANTS, seconds
 AS_WRITTEN = "as written"
 STYLES = (*VARIANTS, AS_WRITTEN)
 
-WORDS_PER_SECOND = 2.5  # 150 words a minute, a usual figure for talk in English: an estimate, not Ovi's
+# 150 words a minute, a usual figure for talk in English, and 240 characters a minute, one for Chinese: estimates, not
+# Ovi's.
+WORDS_PER_SECOND = 2.5
+CHARACTERS_PER_SECOND = 4.0
+_CHARACTER = re.compile("[\u3040-\u30ff\u3400-\u9fff]")  # of Chinese and Japanese, which put no spaces between words
 
 # The published negative prompts, one for each tower.
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
@@ -78,9 +82,12 @@ def _turn(line: str) -> str:
 
 def speech_note(text: str, frames: int) -> str:
     """Say how long the words between <S> and <E> take, against a clip of `frames`."""
-    words = " ".join(re.findall("<S>(.*?)<E>", text, flags=re.DOTALL)).split()
-    spoken, clip = len(words) / WORDS_PER_SECOND, seconds(frames)
-    note = f"Speech: {len(words)} words, about {spoken:.1f} s of the clip's {clip:.1f} s"
+    speech, characters = _CHARACTER.subn(" ", " ".join(re.findall("<S>(.*?)<E>", text, flags=re.DOTALL)))
+    words = len(re.findall(r"\w\S*", speech))  # what has a letter or a digit in it
+    spoken, clip = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
+    amounts = ((words, "word"), (characters, "character"))
+    counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
+    note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {clip:.1f} s"
     return f"{note}: too many, so shorten them or lengthen the clip" if spoken > clip else note
 
 

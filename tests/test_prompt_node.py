@@ -61,6 +61,19 @@ def test_words_are_held_against_the_clip(words, frames, note):
     assert speech_note(text, frames) == note
 
 
+@pytest.mark.parametrize(
+    ("speech", "counts"),
+    [
+        ("\u4eca\u665a\u7684\u5927\u6d77\uff0c\u4e0d\u4e00\u6837\u3002", "8 characters, about 2.0 s"),
+        ("\u304a\u306f\u3088\u3046 Tom \u2014", "1 word and 4 characters, about 1.4 s"),
+        ("Well-known, isn't it \u2014 'yes'?", "4 words, about 1.6 s"),
+    ],
+)
+def test_characters_without_spaces_are_counted_each(speech, counts):
+    """Punctuation is not spoken."""
+    assert speech_note(f"<S>{speech}<E>", 121) == f"Speech: {counts} of the clip's 5.0 s"
+
+
 @pytest.fixture(scope="module")
 def clip(comfy):
     """A random tiny UMT5 of ComfyUI's own class."""
