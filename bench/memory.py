@@ -17,7 +17,7 @@ from ovi.memory import activation_bytes
 from ovi.model import OviModel
 
 CONFIG = OviConfig()
-CLIPS = [(720, 720, 121), (1280, 704, 121), (960, 960, 121), (1280, 704, 241), (960, 960, 241)]
+CLIPS = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (1280, 704, 241), (960, 960, 241)]
 CARDS = (8, 12, 16, 24, 32, 80)  # GiB
 MATRIX_BITS = {"bf16": 16, "fp8": 8, "nvfp4": 4.5}  # of a number in a block's matrix; all else is bf16
 RESERVE = 1.0e9  # CUDA's own context, and what ComfyUI keeps free

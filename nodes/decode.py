@@ -68,9 +68,8 @@ class OviDecode(io.ComfyNode):
                     min=0,
                     max=MAX_TILE,
                     step=geometry.SIZE_MULTIPLE,
-                    tooltip="0 decodes whole frames. 512 or less, in pixels, decodes tile by tile, for cards that run "
-                    "out of memory here.",
-                    advanced=True,
+                    tooltip="0 decodes whole frames. Another value decodes in tiles of so many pixels, for cards that "
+                    "run out of memory here; 512 is a good one.",
                 ),
             ],
             outputs=[

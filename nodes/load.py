@@ -50,7 +50,6 @@ class OviModelLoader(io.ComfyNode):
                     tooltip="How the weights are kept. 'default' takes them as the file has them; fp8 halves the "
                     "memory of a bf16 file at some cost in quality (a scaled fp8 file, loaded as 'default', loses "
                     "less).",
-                    advanced=True,
                 ),
             ],
             outputs=[io.Model.Output(tooltip="For 'Ovi Guidance', a LoRA loader or a sampler.")],

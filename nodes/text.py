@@ -30,7 +30,7 @@ def tokenize(clip: Any, text: str) -> tuple[dict[str, Any], list[Any]]:
     if TOKENIZER not in tokens:
         raise ValueError(
             f"Ovi reads UMT5-XXL, but the CLIP given reads {' and '.join(tokens)}; load umt5_xxl_fp16.safetensors "
-            "or umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.2_ComfyUI_Repackaged) with CLIPLoader, type "
+            "or umt5_xxl_fp8_e4m3fn_scaled.safetensors (Comfy-Org/Wan_2.2_ComfyUI_Repackaged) with 'Load CLIP', type "
             "wan."
         )
     (row,) = tokens[TOKENIZER]
@@ -64,7 +64,7 @@ class OviTextEncode(io.ComfyNode):
             "between <S> and <E> are spoken. Weights such as (word:1.5) have no effect.",
             search_aliases=["ovi prompt", "ovi negative", "speech tags", "audcap"],
             inputs=[
-                io.Clip.Input("clip", tooltip="UMT5-XXL, from CLIPLoader with type wan."),
+                io.Clip.Input("clip", tooltip="UMT5-XXL, from 'Load CLIP' with type wan."),
                 io.String.Input(
                     "prompt",
                     multiline=True,

@@ -127,7 +127,7 @@ def read(table: Path, workflow: Prompt | None = None) -> list[Row]:
         if unknown := [name for name in lines.fieldnames or () if name not in COLUMNS and "." not in name]:
             raise ValueError(
                 f"{table} has a column '{unknown[0]}', but columns are {', '.join(COLUMNS)}, or NODE.INPUT of the "
-                "workflow, such as 5.prompt."
+                "workflow, such as 1.model_name."
             )
         rows = [_row(f"{number:04}", cells, table.parent, workflow) for number, cells in enumerate(lines, 1)]
     if not rows:

@@ -496,7 +496,7 @@ def _texts(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
     if context is None or width not in (config.text_dim, 2 * config.text_dim):
         raise ValueError(
             f"The prompt is encoded {width} wide, but Ovi reads UMT5-XXL, {config.text_dim} wide; "
-            "load umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors with CLIPLoader, type wan."
+            "load umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors with 'Load CLIP', type wan."
         )
     missing = config.text_len - context.shape[1]
     if missing < 0:

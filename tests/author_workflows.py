@@ -188,14 +188,16 @@ NOTE = """\
 
 **Size**: multiples of 32, about 960 by 960 pixels in all. 121 frames are 5 seconds.
 
-**Short of memory**: weight dtype `fp8_e4m3fn`; tile size 512 in Ovi Decode.
+**Another checkpoint**: model name, prompt style, size and length go together; the help of Load Ovi Model has them.
 
-**Picture and sound apart**: LTXV Separate AV Latent after the sampler; LTXV Concat AV Latent joins them again.
+**Short of memory**: an fp8 file, or weight dtype `fp8_e4m3fn`; tile size 512 in Ovi Decode.
+
+**Picture and sound apart**: Separate AV Latent after the sampler; Concat AV Latent joins them again.
 """
 OTHER_NOTES = {
     "ovi_video_to_audio": """\
-**Your video** keeps its frames and its rate; only its sound is made. Set the length in Ovi Reference to the time \
-that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
+**Choose your video** in Load Video. It keeps its frames and its rate; only its sound is made. Set the length in Ovi \
+Reference to the time that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
 
 **Prompt**: what is seen, and at the end `Audio:` and how it sounds.
 
@@ -224,13 +226,16 @@ speech.
 0.27 or later.
 """,
     "ovi_upscale_48fps": """\
-**Larger and smoother**: every frame twice as large, a new one between each two. The sound stays as it is.
+**Larger and smoother**: frames of twice the width and height, and a new one between each two. Ovi Decode stays at 24 \
+per second, Create Video is at 48; the sound stays as it is.
 
-**Memory**: 121 frames of 2560 by 1408 take 5 GB of RAM, twice that at 48 per second.
+**Memory**: 121 frames of 2560 by 1408 take 5 GB of RAM, and 10 GB more at 48 per second.
+
+**Only larger**: leave out Run Frame Interpolation Model, and set Create Video to 24.
 """,
     "ovi_second_pass": """\
-**Second pass**: the picture, half as large again, goes through the last two fifths of the schedule once more. The \
-sound is masked and stays.
+**Second pass**: the picture, at one and a half times its width and height, goes through the last two fifths of the \
+schedule once more. The sound is masked and stays.
 
 **Size**: 832 by 448 becomes 1248 by 672. Take one of which one and a half times is a multiple of 32, too.
 

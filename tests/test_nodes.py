@@ -286,7 +286,7 @@ def test_another_text_encoder_is_refused(comfy, clip):
         def tokenize(self, text, **kwargs):
             return {"l": [[]], "g": [[]]}
 
-    with pytest.raises(ValueError, match=r"reads l and g.*CLIPLoader, type wan"):
+    with pytest.raises(ValueError, match=r"reads l and g.*'Load CLIP', type wan"):
         encode(comfy, OtherClip(), "hello")
 
 
