@@ -107,20 +107,22 @@ def rows(path: Path) -> list[Row]:
         Row("guidance", cfg=GUIDED),
         Row("guidance, block 2 skipped", cfg=GUIDED, skip_blocks="2"),
         Row("fp8", change=fp8(path)),
-        Row("EasyCache, threshold 0.02", change=easycache(0.02)),
         Row("EasyCache, threshold 0.2 (its default)", change=easycache(0.2)),
+        Row("EasyCache, threshold 0.4", change=easycache(0.4)),
         *(Row(f"{name}, {steps} steps", name, steps) for name in SAMPLERS for steps in (4, 10, 30, 50)),
     ]
 
 
-def sampled(model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int) -> tuple[Tensor, Tensor]:
+def sampled(
+    model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int, frames: int = world.FRAMES
+) -> tuple[Tensor, Tensor]:
     """Pictures [N, T, H, W, 3] and sounds [N, samples] of the scenes' captions."""
 
     def encoded(texts: Sequence[str]) -> list[list[Any]]:
         tokens = [clip.tokenize(text, disable_weights=True) for text in texts]
         return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
 
-    latents = geometry.video_latents(world.FRAMES), geometry.audio_latents(world.FRAMES)
+    latents = geometry.video_latents(frames), geometry.audio_latents(frames)
     video = torch.zeros(len(scenes), geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
     empty = NestedTensor([video, torch.zeros(len(scenes), geometry.AUDIO_CHANNELS, latents[1])])
     guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks))

@@ -56,6 +56,14 @@ def audio_span(video_latent: int) -> tuple[int, int]:
     return round(max(0, first) * AUDIO_LATENT_RATE / FPS), round(after * AUDIO_LATENT_RATE / FPS)
 
 
+def audio_offset(video_latent: int) -> float:
+    """Return when a video latent of four frames begins at 24 fps, in audio latents after the last frame of latent 0.
+
+    So -3.9 for latent 0 itself, which at the start of a clip is that one frame.
+    """
+    return frames(video_latent) * AUDIO_LATENT_RATE / FPS
+
+
 def audio_samples(audio_latents: int) -> int:
     """Return the samples at 16 kHz that `audio_latents` decode to."""
     return audio_latents * SAMPLES_PER_LATENT

@@ -317,7 +317,7 @@ class VideoTower(Tower):
         super().__init__(layers, config, config.video_ffn_dim, config.video_channels * patch[0] * patch[1] * patch[2])
         self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
 
-    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor, start: int = 0) -> tuple[Tensor, Stream]:
+    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
         """Tokens [B, F * H/2 * W/2, D] of a latent, and what goes with them.
 
         Odd edges wrap around, as in ComfyUI's Wan.
@@ -328,7 +328,7 @@ class VideoTower(Tower):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
         _, _, frames, height, width = patches.shape
-        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches, start=start)
+        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
         return tokens, self.stream(table, timestep, context, tokens.dtype)
 
@@ -353,10 +353,11 @@ class AudioTower(Tower):
             GatedConvolutions(layers, config.dim, config.audio_patch_dim),
         )
 
-    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
-        """Tokens [B, L, D] of a latent, and what goes with them."""
+    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
+        """Tokens [B, L, D] of a latent, and what goes with them; `start` is the position of the first."""
         tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
-        table = rope.audio_table(tokens.shape[1], self.config.head_dim, self.config.audio_rope_scale, like=tokens)
+        config = self.config
+        table = rope.audio_table(tokens.shape[1], config.head_dim, config.audio_rope_scale, like=tokens, start=start)
         return tokens, self.stream(table, timestep, context, tokens.dtype)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
@@ -397,7 +398,7 @@ class OviModel(nn.Module):
         *,
         skip_blocks: Collection[int] = (),
         skip_rows: Sequence[bool] | None = None,
-        video_start: int = 0,
+        audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
     ) -> list[Tensor | None]:
         """Velocities of both modalities.
@@ -408,7 +409,9 @@ class OviModel(nn.Module):
         context: [B, T, text_dim] with T <= text_len, padded with zeros inside and never masked; with `audio_context`
         the audio tower reads that instead.
         skip_blocks: blocks to skip, in both towers, for the rows of the batch where `skip_rows` is true (None: all
-        rows). Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
+        rows).
+        audio_start: the position of the first audio latent, where the clip is a part of a longer one.
+        Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens.
         """
         options = dict(transformer_options or {})
@@ -422,8 +425,8 @@ class OviModel(nn.Module):
         if audio_latent is None:
             return [alone(self.video_model, video_latent, video_time, context, options), None]
 
-        video, video_stream = self.video_model.embed(video_latent, video_time, context, video_start)
-        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context)
+        video, video_stream = self.video_model.embed(video_latent, video_time, context)
+        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context, audio_start)
         streams = (video_stream, audio_stream)
         kept = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
         replacements = options.get("patches_replace", {}).get("dit", {})

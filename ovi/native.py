@@ -178,6 +178,8 @@ class NativeOviModel(OviModel):
     ) -> list[Tensor]:
         """Velocities of [video, audio], through the wrappers that nodes such as EasyCache add."""
         options = transformer_options or {}
+        # EasyCache adds to its inputs in place; computing in float32, these are views of the sampler's own latent.
+        x = [part.clone() for part in x]
         return WrapperExecutor.new_class_executor(
             self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         ).execute(x, timestep, context, control, options, **kwargs)
@@ -193,7 +195,7 @@ class NativeOviModel(OviModel):
         audio_context: Tensor | None = None,
         skip_blocks: tuple[int, ...] = (),
         skip_rows: Sequence[bool] | None = None,
-        video_start: int = 0,
+        audio_start: float = 0.0,
         **masks: Any,
     ) -> list[Tensor | None]:
         return super().forward(
@@ -203,7 +205,7 @@ class NativeOviModel(OviModel):
             audio_context,
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
-            video_start=video_start,
+            audio_start=audio_start,
             transformer_options=transformer_options,
         )
 
@@ -270,9 +272,10 @@ class Ovi(comfy.model_base.BaseModel):
             chunk = len(x) // len(prompt_types)
             kwargs["skip_blocks"] = skip.at(options["sigmas"])
             kwargs["skip_rows"] = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
-        # A context window after the first one may begin with a frame before it, of the video alone.
-        anchored = getattr(options.get("context_window"), "causal_anchor_index", None) is not None
-        kwargs["video_start"] = -1 if anchored else 0
+        if (window := options.get("context_window")) is not None and window.index_list[0] > 0:
+            # A later window's sound begins with its first latent; an anchor is one of the video alone, before that.
+            anchored = getattr(window, "causal_anchor_index", None) is not None
+            kwargs["audio_start"] = geometry.audio_offset(int(anchored))
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def process_timestep(

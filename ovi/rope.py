@@ -20,15 +20,15 @@ def axis_channels(head_dim: int) -> tuple[int, int, int]:
     return head_dim - 2 * spatial, spatial, spatial
 
 
-def video_table(frames: int, height: int, width: int, head_dim: int, like: Tensor, start: int = 0) -> Tensor:
+def video_table(frames: int, height: int, width: int, head_dim: int, like: Tensor) -> Tensor:
     """Rotations of a video token grid, w fastest: [1, frames * height * width, 1, head_dim / 2, 2, 2].
 
-    `start` is the first frame's position in time. The table is float32 (float64 if `like` is) on `like`'s device.
+    The table is float32 (float64 if `like` is) on `like`'s device.
     """
     time, rows, columns = axis_channels(head_dim)
     grid = (frames, height, width)
     axes = [
-        _axis(frames, time, like, start=start).view(frames, 1, 1, -1, 2, 2),
+        _axis(frames, time, like).view(frames, 1, 1, -1, 2, 2),
         _axis(height, rows, like).view(1, height, 1, -1, 2, 2),
         _axis(width, columns, like).view(1, 1, width, -1, 2, 2),
     ]
@@ -36,13 +36,13 @@ def video_table(frames: int, height: int, width: int, head_dim: int, like: Tenso
     return table.view(1, frames * height * width, 1, head_dim // 2, 2, 2)
 
 
-def audio_table(length: int, head_dim: int, scale: float, like: Tensor) -> Tensor:
-    """Rotations of audio tokens: [1, length, 1, head_dim / 2, 2, 2].
+def audio_table(length: int, head_dim: int, scale: float, like: Tensor, start: float = 0.0) -> Tensor:
+    """Rotations of audio tokens, the first at position `start`: [1, length, 1, head_dim / 2, 2, 2].
 
     Only the channels of the video's time axis turn, at `scale` times its frequencies; the others keep the identity.
     """
     time, *_ = axis_channels(head_dim)
-    turning = _axis(length, time, like, scale)
+    turning = _axis(length, time, like, scale, start)
     still = torch.eye(2, dtype=turning.dtype, device=turning.device).expand(length, (head_dim - time) // 2, 2, 2)
     return torch.cat([turning, still], dim=1).view(1, length, 1, head_dim // 2, 2, 2)
 
@@ -54,10 +54,10 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2).to(x.dtype)
 
 
-def _axis(positions: int, channels: int, like: Tensor, scale: float = 1.0, start: int = 0) -> Tensor:
+def _axis(positions: int, channels: int, like: Tensor, scale: float = 1.0, start: float = 0.0) -> Tensor:
     """Rotation matrices [positions, channels / 2, 2, 2] of an axis: position * scale * THETA^(-2j / channels)."""
     frequencies = scale * THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
-    angles = torch.outer(torch.arange(start, start + positions, dtype=torch.float64), frequencies)
+    angles = torch.outer(start + torch.arange(positions, dtype=torch.float64), frequencies)
     cos, sin = angles.cos(), angles.sin()
     matrices = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
     return matrices.to(torch.float64 if like.dtype == torch.float64 else torch.float32).to(like.device)

@@ -8,6 +8,7 @@ from statistics import median
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_native import windowed
 
 from miniature import WEIGHTS, codecs, measure, train, world
 
@@ -160,14 +161,20 @@ def test_the_text_encoder_tells_the_captions_apart(nodes):
     assert apart.min() > 1
 
 
+def loaded(nodes):
+    """The model and its text encoder."""
+    from bench import quality
+
+    return quality.native.load([str(MODEL)]), nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+
+
 @pytest.mark.comfyui
 def test_picture_and_sound_meet(comfy, nodes):
     """In ten steps, of captions whose scenes were not trained on; without the fusion they are near chance."""
     from bench import quality
 
     scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
-    clip = nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
-    model = quality.native.load([str(MODEL)])
+    model, clip = loaded(nodes)
     both = ("a2v_cross_attn", "v2a_cross_attn")
     rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
     fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
@@ -177,3 +184,23 @@ def test_picture_and_sound_meet(comfy, nodes):
     assert fused["colour"] >= 0.9
     assert fused["pitch"] >= 0.95
     assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize("anchored", [True, False])
+def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
+    """Six seconds in windows of two: beyond the first window, too, a sound is within a frame of its bounce."""
+    from bench import quality
+
+    def change(model):
+        return windowed(comfy, model, context_length=13, context_overlap=3, causal_window_fix=anchored)
+
+    (model, clip), row = loaded(nodes), quality.Row("in windows", steps=10, change=change)
+    distances = []
+    for seed in range(3):
+        scene = world.scene(world.HELD_OUT + seed)
+        (picture,), (sound,) = quality.sampled(model, row, [scene], clip, seed, frames=145)
+        later = [time for time in measure.bounces(picture) if time > 2]
+        distances += [b - a for a, b in measure.matched(later, measure.onsets(sound))]
+    assert len(distances) > 6
+    assert abs(median(distances)) < 1 / 24

@@ -453,6 +453,22 @@ def test_model_sampling_sd3_shifts_the_schedule(comfy, model, loop, monkeypatch)
     assert [t[0][0].item() for t in spy.seen] == pytest.approx([1000.0, 750.0])
 
 
+def test_what_a_node_does_to_the_inputs_stays_there(comfy, model, loop):
+    """EasyCache adds to them in place, and the sampler has its own latent still to denoise."""
+    from comfy.patcher_extension import WrappersMP
+
+    def meddle(executor, x, *args, **kwargs):
+        out = executor(x, *args, **kwargs)
+        for part in x:
+            part += 1
+        return out
+
+    changed = model.clone()
+    changed.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "meddle", meddle)
+    expected = ksampler(comfy, model, prompts(loop), steps=2)
+    assert_equal(ksampler(comfy, changed, prompts(loop), steps=2), expected, 0.0)
+
+
 @pytest.mark.parametrize("node", ["EasyCache", "LazyCache"])
 @pytest.mark.parametrize("part", [(0.0, 1.0), (0.0, 0.7)], ids=["guided", "guided-in-part"])
 def test_caches_save_calls(comfy, model, loop, node, part):
@@ -595,29 +611,35 @@ def windowed(comfy, model, **options):
     return model
 
 
-def test_context_windows_see_the_same_time_in_both_modalities(comfy, model, loop, monkeypatch):
-    """A window hears what sounds during its frames; an anchor frame lies before the beginning of that sound."""
-    inner, seen = model.model.diffusion_model, []
-    embed = inner.video_model.embed
+@pytest.mark.parametrize("anchored", [True, False])
+def test_context_windows_see_the_same_time_in_both_modalities(comfy, model, loop, monkeypatch, anchored):
+    """A window hears what sounds during its frames, at their positions; an anchor has no sound of its own."""
+    inner, video_lengths, audio_starts, audio_lengths = model.model.diffusion_model, [], [], []
+    embed_video, embed_audio = inner.video_model.embed, inner.audio_model.embed
 
-    def spy(latent, timestep, context, start):
-        seen.append((latent.shape[2], start))
-        return embed(latent, timestep, context, start)
+    def video_spy(latent, *args):
+        video_lengths.append(latent.shape[2])
+        return embed_video(latent, *args)
 
-    monkeypatch.setattr(inner.video_model, "embed", spy)
-    audio = []
-    handle = inner.audio_model.head.register_forward_hook(lambda _, args, out: audio.append(out.shape[1]))
-    try:
-        video, sound = ksampler(comfy, windowed(comfy, guide(comfy, model)), prompts(loop), empty(shapes=LONG), steps=1)
-    finally:
-        handle.remove()
+    def audio_spy(latent, timestep, context, start):
+        audio_lengths.append(latent.shape[2])
+        audio_starts.append(start)
+        return embed_audio(latent, timestep, context, start)
+
+    monkeypatch.setattr(inner.video_model, "embed", video_spy)
+    monkeypatch.setattr(inner.audio_model, "embed", audio_spy)
+    in_windows = windowed(comfy, guide(comfy, model), causal_window_fix=anchored)
+    video, sound = ksampler(comfy, in_windows, prompts(loop), empty(shapes=LONG), steps=1)
     assert (video.shape, sound.shape) == LONG
     assert torch.isfinite(video).all()
     assert torch.isfinite(sound).all()
-    assert seen[0] == (5, 0)
-    assert set(seen[1:]) == {(6, -1)}
+    assert video_lengths[0] == 5
+    assert set(video_lengths[1:]) == {6 if anchored else 5}
     spans = [geometry.audio_span(index) for index in range(13)]
-    assert audio[0] == spans[4][1] - spans[0][0]
+    assert audio_lengths[0] == spans[4][1] - spans[0][0]
+    assert audio_starts[0] == 0
+    # The first latent of a later window begins a frame after the anchor's, or three before its own last one.
+    assert set(audio_starts[1:]) == {31.25 / 24 if anchored else -3 * 31.25 / 24}
 
 
 @pytest.mark.parametrize("fuse", ["pyramid", "flat", "relative"])
