@@ -36,7 +36,11 @@ def apply(
     names = lora.key_map(weights)
     sd = comfy.lora_convert.convert_lora(sd)
     patches = comfy.lora.load_lora(sd, names)  # logs the keys that it does not load
-    misfits = [key for key, patch in patches.items() if key not in weights or not _fits(patch, weights[key].shape)]
+    misfits = [
+        key
+        for key, patch in patches.items()
+        if key not in weights or not _fits(patch, weights[key].shape) or _out_of_reach(key, model)
+    ]
     for key in misfits:
         del patches[key]
     if not patches:
@@ -54,6 +58,11 @@ def apply(
         more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
         notes.append(f"Not loaded: {', '.join(left[:NAMED])}{more}")
     return model, notes
+
+
+def _out_of_reach(key: str, model: ModelPatcher) -> bool:
+    """Whether ComfyUI changes no such weight: a parameter beside layers, and with dynamic VRAM one outside of them."""
+    return key.endswith("head.modulation") or (key.endswith(".modulation") and model.is_dynamic())
 
 
 def _fits(patch: Any, shape: Size) -> bool:

@@ -164,6 +164,18 @@ def test_differences_of_other_weights(comfy, model, name):
     assert notes[0] == "Video tower: 3 weights, strength 0.5"
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_weights_that_comfyui_does_not_change_are_named(comfy, model, monkeypatch, dynamic):
+    """The heads' modulation is a parameter beside layers; dynamic VRAM changes layers alone."""
+    names = ["video_model.blocks.0.norm3", "video_model.blocks.0.modulation.modulation", "video_model.head.modulation"]
+    shapes = [(96,), (1, 6, 96), (1, 2, 96)]
+    sd = {f"diffusion_model.{name}.diff": torch.ones(shape) for name, shape in zip(names, shapes, strict=True)}
+    monkeypatch.setattr(type(model), "is_dynamic", lambda _: dynamic)
+    _, notes = load_lora(comfy, model, sd)
+    assert notes[0] == f"Video tower: {1 if dynamic else 2} weights, strength 1"
+    assert notes[2] == f"Not loaded: {', '.join(names[1 if dynamic else 2 :])}"
+
+
 def test_what_did_not_land_is_named(comfy, model):
     sd = written(wan(WAN), "diffusion_model.")
     sd |= {f"diffusion_model.img_emb.proj.{i}.lora_A.weight": torch.ones(4, 96) for i in range(11)}
