@@ -27,6 +27,7 @@ IMAGE_TO_VIDEO = PROMPTS / "ovi_image_to_video.json"
 SERVER = "http://127.0.0.1:8188"  # where ComfyUI listens if it is not told otherwise
 UPLOADS = "ovi_batch"  # the folder of the server's inputs that images go to
 SECONDS_TO_CONNECT = 30
+HEARTBEAT = 600  # seconds between questions whether a server is there; loading a model may keep it from answering soon
 
 Prompt = dict[str, Any]
 
@@ -236,7 +237,9 @@ async def make(
     """
     prompt_id = ticket.prompt_id
     async with _session(ticket.server) as http:
-        async with http.ws_connect("/ws", params={"clientId": prompt_id}, max_msg_size=0) as events:
+        async with http.ws_connect(
+            "/ws", params={"clientId": prompt_id}, max_msg_size=0, heartbeat=HEARTBEAT
+        ) as events:
             if not await _is_queued(http, prompt_id) and await _result(http, prompt_id) is None:
                 await _queue(http, prompt_id, prompt, upload)
             async for event in events:
@@ -351,7 +354,9 @@ async def _serve(server: str, rows: Iterator[Row], out: Path, servers: Sequence[
             _drop(row, out, error)
         except aiohttp.ClientError as error:
             tqdm.write(f"{ticket.server} is lost at row {row.name} ({error}).", file=sys.stderr)
-            break
+            if ticket.server == server:
+                break
+            continue  # it waits at another server
         else:
             _keep(row, out, film)
             made += 1

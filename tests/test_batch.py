@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What takes least time. The stand-in for the text encoder has a seed too, so the noise is named by its node.
 LEAST = {"width": "32", "height": "32", "frames": "1", "steps": "1"}
 SEED = "7.noise_seed"
+HERE, LOST = "http://127.0.0.1:1", "http://127.0.0.1:2"
 
 
 @pytest.fixture
@@ -207,6 +208,29 @@ def test_rows_are_shared_between_servers_and_images_go_along(server, write, tmp_
     with av.open(out / "0002.mp4") as film:
         assert json.loads(film.metadata["prompt"])["16"]["inputs"]["image"] == "ovi_batch/start.png"
         assert film.streams.video[0].width == 32
+
+
+def test_a_lost_server_leaves_the_others_working(write, tmp_path, monkeypatch, capsys):
+    """Not even a row that waits at the lost one stops them."""
+
+    async def make(ticket, *_):
+        if ticket.server == LOST:
+            raise batch.aiohttp.ServerDisconnectedError
+        return b"film"
+
+    async def check(server):
+        pass
+
+    monkeypatch.setattr(batch, "make", make)
+    monkeypatch.setattr(batch, "_check", check)
+    rows = batch.read(write(*[{"1.width": str(width)} for width in (32, 64, 96)]), batch.load(still(tmp_path)))
+    out = tmp_path / "out"
+    out.mkdir()
+    batch._ticket(rows[0], out, [LOST], LOST)
+    with batch.tqdm(disable=True) as bar:
+        assert batch.asyncio.run(batch.run(rows, out, [HERE, LOST], bar)) == 2
+    assert f"{LOST} is lost at row 0001" in capsys.readouterr().err
+    assert set(settings(out)) == {"0001.queued", "0002", "0003"}
 
 
 @pytest.mark.server
