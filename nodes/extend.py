@@ -98,7 +98,8 @@ class OviContinue(io.ComfyNode):
         keep_video(following, vae, frames[-shared:], geometry.FPS, "refuse", keep_frames=0)
         if video.audio is not None:
             end = end_of_sound(video.audio, len(frames), shared)
-            keep_audio(following, audio_vae, end, keep_seconds=0.0)
+            if end["waveform"].shape[-1] * geometry.AUDIO_LATENT_RATE >= end["sample_rate"]:  # it may have ended before
+                keep_audio(following, audio_vae, end, keep_seconds=0.0)
         added = length - shared
         notes = [
             f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s",

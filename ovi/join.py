@@ -33,13 +33,16 @@ def starts(lengths: Sequence[int], overlap: int) -> list[int]:
 
 
 def join_frames(clips: Sequence[Tensor], overlap: int) -> Tensor:
-    """Join clips of frames; in the overlap, where both show the same, one dissolves into the other."""
+    """Join clips of frames; in the overlap, where both show the same, one dissolves into the other.
+
+    The joined clip has the dtype and the device of the first.
+    """
     *begins, total = starts([len(clip) for clip in clips], overlap)
     joined = clips[0].new_empty(total, *clips[0].shape[1:])
     joined[: len(clips[0])] = clips[0]
-    weights = torch.arange(1, overlap + 1, device=joined.device).view(-1, 1, 1, 1) / (overlap + 1)
+    weights = (torch.arange(1, overlap + 1) / (overlap + 1)).view(-1, 1, 1, 1).to(joined)
     for clip, start in zip(clips[1:], begins[1:], strict=True):
-        joined[start : start + overlap].lerp_(clip[:overlap], weights)
+        joined[start : start + overlap].lerp_(clip[:overlap].to(joined), weights)
         joined[start + overlap : start + len(clip)] = clip[overlap:]
     return joined
 
@@ -47,11 +50,14 @@ def join_frames(clips: Sequence[Tensor], overlap: int) -> Tensor:
 def alike(sounds: Sequence[Mapping[str, Any] | None], sample_rate: int) -> list[Tensor]:
     """ComfyUI's AUDIOs, of which some are there, as waves [C, S] at one rate with one number of channels.
 
-    A sound of one channel is the same in all of them, a missing one is empty. Raises ValueError for other numbers of
-    channels that differ.
+    They get the dtype and the device of the first. A sound of one channel is the same in all of them, a missing one is
+    empty. Raises ValueError for other numbers of channels that differ.
     """
+    first: Tensor = next(sound["waveform"] for sound in sounds if sound is not None)
     waves = [
-        torch.zeros(1, 0) if sound is None else resample(sound["waveform"][0], sound["sample_rate"], sample_rate)
+        first.new_zeros(1, 0)
+        if sound is None
+        else resample(sound["waveform"][0].to(first), sound["sample_rate"], sample_rate)
         for sound in sounds
     ]
     counts = {len(wave) for wave in waves}

@@ -99,6 +99,16 @@ def test_short_and_long_sounds_are_fitted_to_their_frames():
     assert joined[:, 480:].all()
 
 
+def test_clips_take_the_dtype_of_the_first():
+    """`--fp16-intermediates` makes frames of 16 bits; a loaded video has 32."""
+    half, single = (counted(0, 30).to(dtype) for dtype in (torch.float16, torch.float32))
+    for clips in ([half, half], [half, single], [single, half]):
+        joined = join_frames(clips, 25)
+        assert joined.dtype == clips[0].dtype
+        assert_equal([joined[[0, -1], 0, 0, 0].float()], [torch.tensor([0.0, 29.0])], 0.0)
+    assert {wave.dtype for wave in alike([None, sound(1.0) | {"waveform": half.view(1, 1, -1)}], 44100)} == {half.dtype}
+
+
 def test_sounds_get_one_rate_and_the_same_channels():
     waves = alike([sound(1.0, 48000, 1), None, sound(1.0, 44100, 2)], 48000)
     assert [wave.shape for wave in waves] == [(2, 48000), (2, 0), (2, 48000)]
@@ -151,6 +161,13 @@ def test_the_next_clip_begins_with_the_end_of_the_last(comfy, model, loop, monke
     for of_video, of_audio in spy.seen:
         assert (of_video > 0).tolist() == [[False] * 2 + [True] * 2] * 2
         assert (of_audio > 0).tolist() == [[False] * 5 + [True] * 12] * 2
+
+
+@pytest.mark.comfyui
+def test_a_sound_that_ended_before_the_overlap_is_not_kept(comfy):
+    latent, _, shown = go_on(comfy, video(pictures(30), sound(1.05)))
+    assert latent["noise_mask"].unbind()[1].all()
+    assert shown[2] == "Sound: kept are no seconds of 0.54"
 
 
 @pytest.mark.comfyui
