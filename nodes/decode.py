@@ -102,5 +102,6 @@ class OviDecode(io.ComfyNode):
             preview = ui.PreviewImage(spectrogram(sound["waveform"], sound["sample_rate"]))
         if vae is not None:
             native.require_video_vae(vae)
-            images = torch.cat([decode_frames(vae, clip, tile_size) for clip in video.split(1)])
+            clips = [decode_frames(vae, clip, tile_size) for clip in video.split(1)]
+            images = torch.cat(clips) if len(clips) > 1 else clips[0]  # no second copy of what is gigabytes
         return io.NodeOutput(images, sound, ui=preview)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 HEAD_DIM = 128  # of every published Ovi and Wan model
@@ -70,13 +71,19 @@ class OviConfig:
             video_ffn_dim=_shape(sd, "video_model.blocks.0.ffn.0.bias", 1)[0],
             audio_ffn_dim=_shape(sd, "audio_model.blocks.0.ffn.0.bias", 1)[0],
             audio_patch_dim=_shape(sd, "audio_model.patch_embedding.2.w1.weight", 3)[0],
-            freq_dim=_shape(sd, "video_model.time_embedding.0.weight", 2)[1],
-            text_dim=_shape(sd, "video_model.text_embedding.0.weight", 2)[1],
+            freq_dim=_inputs(sd, "video_model.time_embedding.0.weight"),
+            text_dim=_inputs(sd, "video_model.text_embedding.0.weight"),
             video_channels=video_channels,
             audio_channels=_shape(sd, "audio_model.patch_embedding.0.weight", 3)[1],
             patch_size=(patch[0], patch[1], patch[2]),
         )
         return dataclasses.replace(config, **given)
+
+
+def _inputs(sd: Mapping[str, Tensor], key: str) -> int:
+    """How many numbers a matrix reads; one of 4 bits holds two of them in a byte."""
+    inputs = _shape(sd, key, 2)[1]
+    return 2 * inputs if sd[key].dtype == torch.uint8 else inputs
 
 
 def _shape(sd: Mapping[str, Tensor], key: str, ndim: int) -> tuple[int, ...]:

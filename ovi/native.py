@@ -22,6 +22,7 @@ import comfy.quant_ops
 import comfy.samplers
 import comfy.supported_models_base
 import comfy.utils
+import comfyui_version
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
@@ -42,6 +43,7 @@ except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
 WRAPPER_KEY = "ovi"
 SKIP_KEY = "ovi_skip"  # transformer_options entry: a Skip
 SHIFT = 5.0
+COMFYUI = tuple(map(int, comfyui_version.__version__.split(".")[:2]))
 COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the picture goes black
 
 
@@ -55,6 +57,8 @@ class OviLatent(comfy.latent_formats.Wan22):
 
     def __init__(self) -> None:
         super().__init__()
+        if COMFYUI < (0, 30):
+            self.taesd_decoder_name = None  # it was given the packed latent, which it cannot read
         self.shapes: list[torch.Size] | None = None
         self.latent_rgb_factors_reshape = self.preview_frame
         self._previews = 0
@@ -405,10 +409,13 @@ def guide(
 
     The video keeps what the sampler or guider makes of it. `skip`, `video` and `audio` are the parts of the schedule in
     which blocks are skipped and each modality is guided; where neither is, there is no negative pass. Raises ValueError
-    for a model that is not Ovi, a block that cannot be skipped and a part that ends before it starts.
+    for a model that is not Ovi or is guided already, a block that cannot be skipped and a part that ends before it
+    starts.
     """
     if not isinstance(model.model, Ovi):
         raise ValueError(f"Ovi Guidance got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
+    if SKIP_KEY in model.model_options["transformer_options"]:
+        raise ValueError("This MODEL has been through an Ovi Guidance already; connect the MODEL from before that one.")
     blocks = guidance.parse_blocks(skip_blocks, model.model.diffusion_model.config.num_layers)
     schedule = model.get_model_object("model_sampling")
     skip_span, video_span, audio_span = (Span.of(percents, schedule) for percents in (skip, video, audio))
@@ -443,6 +450,9 @@ def guide(
         model.model_options["sampler_calc_cond_batch_function"] = leave_out_negative
     # With a video cfg of 1 core would leave the negative pass out, which the sound needs.
     model.set_model_sampler_post_cfg_function(guide_both, disable_cfg1_optimization=audio_cfg != 1.0)
+    # What nodes before this one do to the guided result comes after: the sound is guided anew here.
+    functions = model.model_options["sampler_post_cfg_function"]
+    functions.insert(0, functions.pop())
     return model
 
 

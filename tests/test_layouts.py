@@ -158,8 +158,8 @@ def quantise(name):
     return quantised_blocks(SD, name)
 
 
-def quantised_blocks(sd, name):
-    """A model with its blocks' matrices in a format: (the file's tensors, the dequantised ones)."""
+def quantised_blocks(sd, name, chosen=is_quantised):
+    """A model with its blocks' (or other) matrices in a format: (the file's tensors, the dequantised ones)."""
     from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 
     quant_format = name.split(",")[0]
@@ -167,7 +167,7 @@ def quantised_blocks(sd, name):
         pytest.skip(f"this ComfyUI has no {quant_format}; 0.20.1 and later have mxfp8, 0.27 and later int8")
     layout = QUANT_ALGOS[quant_format]["comfy_tensor_layout"]
     stored, dequantised = dict(sd), dict(sd)
-    for key in filter(is_quantised, sd):
+    for key in filter(chosen, sd):
         tensor = QuantizedTensor.from_float(sd[key], layout, **FORMATS[name])
         stored |= tensor.state_dict(key)
         stored[key.replace(".weight", ".comfy_quant")] = as_bytes({"format": quant_format})
@@ -199,6 +199,13 @@ def test_quantised(load, x, original, name):
     assert error(got, model(*x)) < 1e-4
     # With a scale for each row the weights lose so little that the rounding of the input shows beside it.
     assert error(got, original) < (1.5 if "row" in name else 1.3) * lost
+
+
+def test_quantised_embeddings(load, x):
+    """Their width is that of the numbers that they read, of which nvfp4 holds two in a byte."""
+    embeddings = ("text_embedding.0.weight", "time_embedding.0.weight")
+    stored, dequantised = quantised_blocks(SD, "nvfp4", lambda key: key.endswith(embeddings))
+    assert error(run(load(*with_metadata([stored])), x), plain(dequantised)(*x)) < 1e-4
 
 
 def to_metadata(stored):

@@ -506,11 +506,35 @@ def test_skip_layer_guidance_of_core_is_ours(comfy, model, loop):
     assert not torch.allclose(ksampler(comfy, plain, prompts(loop), steps=2)[0], expected[0], atol=1e-2)
 
 
+def test_guidance_of_the_sound_comes_before_what_other_nodes_add(comfy, model, loop):
+    """Whatever their order: here core's SkipLayerGuidanceDiT, which changes picture and sound."""
+    comfy.core("nodes_slg")
+    settings = {"double_layers": "1", "single_layers": "", "scale": 3.0}
+    settings |= {"start_percent": 0.0, "end_percent": 1.0, "rescaling_scale": 0.0}
+    (before,) = comfy.run("SkipLayerGuidanceDiT", model=model, **settings)
+    (after,) = comfy.run("SkipLayerGuidanceDiT", model=guide(comfy, model, skip=""), **settings)
+    expected = ksampler(comfy, after, prompts(loop), steps=2)
+    assert_equal(ksampler(comfy, guide(comfy, before, skip=""), prompts(loop), steps=2), expected, 0.0)
+
+
+def test_one_guidance_is_enough(comfy, model):
+    with pytest.raises(ValueError, match="has been through an Ovi Guidance already"):
+        guide(comfy, guide(comfy, model))
+
+
 def test_torch_compile(comfy, model, loop):
     comfy.core("nodes_torch_compile")
     expected = ksampler(comfy, guide(comfy, model), prompts(loop), steps=2)
     (compiled,) = comfy.run("TorchCompileModel", model=guide(comfy, model), backend="eager")
     assert_equal(ksampler(comfy, compiled, prompts(loop), steps=2), expected, 5e-5)
+
+
+@pytest.mark.parametrize(("version", "decoder"), [((0, 27), None), ((0, 30), "lighttaew2_2")])
+def test_small_decoders_of_previews(comfy, monkeypatch, version, decoder):
+    """An older ComfyUI hands them the packed latent, which they cannot read."""
+    native = comfy.module("ovi.native")
+    monkeypatch.setattr(native, "COMFYUI", version)
+    assert native.OviLatent().taesd_decoder_name == decoder
 
 
 def test_previews(comfy, model, loop, monkeypatch):
