@@ -6,6 +6,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..ovi.audio_vae import PUBLISHED, VAE, VOCODER, merge
@@ -53,7 +54,8 @@ def load_vae(vae_path: str, vocoder_path: str | None = None) -> comfy.sd.VAE:
     """Return the files as ComfyUI's VAE, which ComfyUI can load afresh for another device."""
     vae_sd = comfy.utils.load_torch_file(vae_path, safe_load=True)
     vocoder_sd = None if vocoder_path is None else comfy.utils.load_torch_file(vocoder_path, safe_load=True)
-    vae = comfy.sd.VAE(sd=merge(vae_sd, vocoder_sd))
+    # In 16 bits, which --bf16-vae asks of every VAE, its sound is wrong and it encodes none.
+    vae = comfy.sd.VAE(sd=merge(vae_sd, vocoder_sd), dtype=torch.float32)
     vae.throw_exception_if_invalid()
     vae.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return vae

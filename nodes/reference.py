@@ -48,7 +48,8 @@ def keep_video(clip: Clip, vae: Any, video: Tensor, fps: float, fit: image.Fit, 
             f"keep_frames is {keep_frames}, but the video has {len(indices)} frames: keep fewer, or all (0)."
         )
     latents = geometry.video_latents(min(len(indices), clip.length))
-    frames = video[indices[: geometry.frames(latents)]]
+    shown = slice(geometry.frames(latents)) if fps == geometry.FPS else indices[: geometry.frames(latents)]
+    frames = video[shown]
     clip.video[:, :, :latents] = vae.encode(image.fit_frames(frames, clip.width, clip.height, fit, "reference video"))
     clip.video_mask[:, :, : geometry.video_latents(keep_frames) if keep_frames else latents] = 0.0
     notes = []

@@ -91,9 +91,11 @@ class Mapped:
                 key: torch.frombuffer(
                     self._map,
                     dtype=dtypes[entry["dtype"]],
-                    count=math.prod(entry["shape"]),
+                    count=count,
                     offset=start + entry["data_offsets"][0],
                 ).view(entry["shape"])
+                if (count := math.prod(entry["shape"]))
+                else torch.empty(entry["shape"], dtype=dtypes[entry["dtype"]])
                 for key, entry in header.items()
             }
 

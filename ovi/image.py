@@ -56,6 +56,8 @@ def _scaled(pixels: int, scale: float) -> int:
 
 
 def _centre(pixels: Tensor, width: int, height: int) -> Tensor:
-    """Cut `pixels` [T, C, H, W] about the centre, or fill them up with black, to [T, C, height, width]."""
+    """Cut `pixels` [T, C, H, W] about the centre (a view), or fill them up with black, to [T, C, height, width]."""
     left, top = (width - pixels.shape[-1]) // 2, (height - pixels.shape[-2]) // 2
+    if left <= 0 and top <= 0:
+        return pixels[..., -top : height - top, -left : width - left]
     return F.pad(pixels, (left, width - pixels.shape[-1] - left, top, height - pixels.shape[-2] - top))

@@ -57,7 +57,7 @@ def alike(sounds: Sequence[Mapping[str, Any] | None], sample_rate: int) -> list[
     waves = [
         first.new_zeros(1, 0)
         if sound is None
-        else resample(sound["waveform"][0].to(first), sound["sample_rate"], sample_rate)
+        else resample(sound["waveform"][0].float(), sound["sample_rate"], sample_rate).to(first)
         for sound in sounds
     ]
     counts = {len(wave) for wave in waves}

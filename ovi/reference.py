@@ -43,7 +43,7 @@ def mono(audio: Mapping[str, Any], sample_rate: int) -> Tensor:
         )
     if not torch.isfinite(waveform).all():
         raise ValueError("The audio holds NaN or infinity instead of sound; check what it was loaded from.")
-    return resample(waveform[0].mean(0), audio["sample_rate"], sample_rate)
+    return resample(waveform[0].float().mean(0), audio["sample_rate"], sample_rate)
 
 
 def video_span(start: float, end: float) -> Span:

@@ -267,7 +267,12 @@ class Trainer:
         self.history = history
 
     def run(self, state: Path, every: int) -> Iterator[int]:
-        """Train to the last step; save, and yield the number of steps taken, after every so many and at the end."""
+        """Train to the last step; save, and yield the number of steps taken, after every so many and at the end.
+
+        Where training has ended before, yield once all the same: what was made of it may be lost.
+        """
+        if len(self.history) >= self.steps:
+            yield len(self.history)
         with tqdm(initial=len(self.history), total=self.steps, unit="step", dynamic_ncols=True) as progress:
             while len(self.history) < self.steps:
                 video, audio = self.step()
@@ -316,7 +321,7 @@ def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
     Raises ValueError where the files are not a complete, sound Ovi model of 16 or 32 bits.
     """
     sd, metadata, config = checkpoint.assemble(_read(path) for path in paths)
-    if checkpoint.formats(sd):
+    if checkpoint.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
         raise ValueError(f"{paths[0]} is quantised, which cannot be trained; take one of bf16, fp16 or fp32.")
     model = OviModel(config, device="meta")
     model.load_state_dict(sd, assign=True)
@@ -333,11 +338,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:
 
 
 def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the averaged weights: LoRAs in the names that Load Ovi LoRA reads, or a whole model."""
+    """Write the averaged weights, all or none: LoRAs in the names that Load Ovi LoRA reads, or a whole model."""
     weights = trainer.averaged
     if any(".lora_A." in name for name in weights):
         weights = {f"diffusion_model.{name}": tensor for name, tensor in weights.items()}
-    save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, path, metadata=dict(metadata))
+    part = path.with_name(f"{path.name}.part")
+    save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+    part.replace(path)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -84,6 +84,17 @@ def test_core_s_nodes_decode_a_batch_and_encode_it_again(comfy, vae, expected):
     assert encoded["samples"].isfinite().all()
 
 
+@pytest.mark.parametrize("flag", ["bf16_vae", "fp16_vae"])
+def test_it_computes_in_float32(comfy, folder, expected, monkeypatch, flag):
+    """Whatever ComfyUI is told to do with VAEs: in 16 bits the sound is another, and nothing is encoded."""
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, flag, True)
+    (vae,) = comfy.run("OviAudioVAELoader", vae_name="v1-16.pth", vocoder_name="best_netG.pt")
+    (audio,) = comfy.run("VAEDecodeAudio", vae=vae, samples={"samples": expected["in.latent"]})
+    close(audio["waveform"], expected["out.wave_44k1_torchaudio_resample"])
+
+
 def test_comfyui_can_load_it_afresh(vae):
     reload, paths = vae.patcher.cached_patcher_init
     fresh = reload(*paths, disable_dynamic=True).model.state_dict()

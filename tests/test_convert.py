@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from ovi import audio_vae
 from ovi.checkpoint import AUDIO, VIDEO
 from ovi.config import OviConfig
-from ovi.convert import FORMATS, MATRIX, main
+from ovi.convert import FORMATS, MATRIX, Mapped, main
 from ovi.model import OviModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +61,14 @@ def test_split_and_merge_give_the_same_bytes_again(tmp_path):
     assert first[2].read_bytes() == golden_model.MODEL.read_bytes()
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
+
+
+def test_tensors_of_no_elements(tmp_path):
+    """As the mark of a scaled fp8 file may be."""
+    save_file({"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn), "x": torch.ones(2)}, tmp_path / "file")
+    tensors = Mapped(tmp_path / "file").tensors
+    assert (tensors["scaled_fp8"].shape, tensors["scaled_fp8"].dtype) == ((0,), torch.float8_e4m3fn)
+    assert tensors["x"].tolist() == [1, 1]
 
 
 def test_merge_takes_other_layouts(files, tmp_path):

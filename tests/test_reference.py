@@ -9,7 +9,7 @@ import torch
 from media import RATE, BlockVAE, WindowVAE, pictures, sound
 from test_native import TimestepSpy, assert_equal, guide, ksampler, load, loop, model, prompts  # noqa: F401
 
-from ovi import geometry, reference
+from ovi import geometry, join, reference
 
 SIZE = {"width": 128, "height": 96, "length": 13}  # 4 video latents, 17 audio latents
 CLIP = {"fit": "crop", "fps": 24.0, "keep_frames": 0, "keep_seconds": 0.0, "batch_size": 1}
@@ -71,6 +71,14 @@ def test_sound_of_any_rate_and_channels_becomes_one_wave(rate, channels):
     expected = sound(0.5, amplitude=0.5 * loudness.mean().item())["waveform"][0, 0]
     assert len(wave) == len(expected)
     torch.testing.assert_close(wave[1000:-1000], expected[1000:-1000], atol=2e-3, rtol=0)
+
+
+def test_a_sound_of_16_bits_is_resampled_in_32():
+    """`--fp16-intermediates` makes it: a filter of 16 bits would add a hundred times their own rounding."""
+    given = sound(0.5, 48000)
+    rounded = given | {"waveform": given["waveform"].half()}
+    for resampled in (lambda audio: reference.mono(audio, RATE), lambda audio: join.alike([audio], RATE)[0]):
+        torch.testing.assert_close(resampled(rounded).float(), resampled(given), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,9 @@ def test_command_line_goes_on(folder, capsys):
     assert train(folder, "--steps", "2", "--rank", "2") == 0
     assert train(folder, "--steps", "4", "--rank", "2") == 0
     assert len(torch.load(folder / "out.safetensors.state")["history"]) == 4
+    (folder / "out.safetensors").unlink()
+    assert train(folder, "--steps", "4", "--rank", "2") == 0
+    assert (folder / "out.safetensors").exists()  # its state is enough to make it
     assert train(folder, "--steps", "4", "--rank", "3") == 2
     assert "is of a model of other sizes" in capsys.readouterr().err
 
@@ -279,6 +282,15 @@ def test_wrong_files(folder, capsys, name, tensors, message):
         (folder / name).write_bytes(b"something else")
     assert train(folder, "--steps", "1") == 2
     assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_fp8_is_not_trained(folder, capsys):
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(path).items()}, path, metadata=metadata)
+    assert train(folder, "--steps", "1") == 2
+    assert "is quantised, which cannot be trained" in capsys.readouterr().err
 
 
 def test_no_clips(folder, capsys):
