@@ -479,17 +479,35 @@ def _dtypes(
     return weights, management.unet_manual_cast(stored, device, supported.supported_inference_dtypes)
 
 
-def _around_sampling(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """Around a whole sampling run: tell the latent format the shapes, refuse a wrong latent and a result with NaN."""
+def _around_sampling(
+    executor: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    *args: Any,
+    latent_shapes: Sequence[torch.Size],
+    **kwargs: Any,
+) -> Tensor:
+    """Around a whole sampling run: tell the latent format the shapes, refuse a wrong latent and a result with NaN.
+
+    What the mask keeps is given back as it came: a run that ends above sigma 0 leaves its noise there, which the next
+    stage would keep.
+    """
     model: Ovi = executor.class_obj.model_patcher.model
-    model.latent_format.shapes = check_latent(kwargs["latent_shapes"])
-    samples: Tensor = executor(*args, **kwargs)
+    model.latent_format.shapes = check_latent(latent_shapes)
+    samples: Tensor = executor(
+        noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs
+    )
     if not torch.isfinite(samples).all():
         raise ValueError(
             "Sampling gave NaN or infinity instead of a latent; look for a damaged file, a LoRA of another model, "
             "a strength or cfg far too high, or a forced float16 (Ovi needs bfloat16 or float32)."
         )
-    return samples
+    if denoise_mask is None:
+        return samples
+    return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
 
 
 def check_latent(shapes: Sequence[torch.Size]) -> Sequence[torch.Size]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from statistics import median
 
@@ -204,3 +205,32 @@ def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
         distances += [b - a for a, b in measure.matched(later, measure.onsets(sound))]
     assert len(distances) > 6
     assert abs(median(distances)) < 1 / 24
+
+
+@pytest.mark.comfyui
+def test_the_sound_of_a_given_video_meets_it(comfy, nodes):
+    """Through the nodes of the workflow that makes sound for a video."""
+    shutil.copy(MODEL, comfy.models / "diffusion_models" / MODEL.name)
+    (model,) = comfy.run("OviModelLoader", model_name=MODEL.name, second_model_name="none", weight_dtype="default")
+    clip = nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
+    size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
+    keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
+    keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
+    sampling = {"steps": 10, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    distances = []
+    for seed in SEEDS[:6]:
+        scene = world.scene(seed)
+        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.picture(scene))
+        (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
+        conds = {"positive": prompt, "negative": prompt}
+        (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
+        images, heard = comfy.run(
+            "OviDecode", samples=latent, vae=video_vae, audio_vae=audio_vae, fps=24.0, tile_size=0
+        )
+        seen, rung = measure.bounces(images), measure.onsets(heard["waveform"][0, 0])
+        pairs = measure.matched(seen, rung)
+        assert not measure.alone(seen, {time for time, _ in pairs})
+        distances += [b - a for a, b in pairs]
+    assert abs(median(distances)) < 0.02
+    assert median(map(abs, distances)) < 0.03

@@ -398,6 +398,24 @@ def test_two_stages_equal_one(comfy, model, loop):
     assert_equal(second, whole, 5e-5)
 
 
+def test_two_stages_keep_what_is_given(comfy, model, loop):
+    """The first one ends above sigma 0, and gives on what its mask keeps as it was."""
+    masks = [torch.ones(1, 1, *SHAPES[0][2:]), torch.ones(1, 1, SHAPES[1][2])]
+    masks[0][:, :, 0] = 0
+    masks[1][..., :5] = 0
+    masked = {"noise_mask": joint(*masks)}
+    given = [torch.randn(shape, generator=torch.Generator().manual_seed(3)) for shape in SHAPES]
+    guider = cfg_guider(comfy, guide(comfy, model), prompts(loop))
+    (sigmas,) = comfy.run("OviScheduler", steps=4, shift=SHIFT, solver="euler", denoise=1.0)
+    whole, _ = custom(comfy, guider, "euler", sigmas, {"samples": joint(*given)} | masked)
+    first, _ = custom(comfy, guider, "euler", sigmas[:3], {"samples": joint(*given)} | masked)
+    assert_equal([first[0][:, :, 0], first[1][..., :5]], [given[0][:, :, 0], given[1][..., :5]], 0.0)
+    second, _ = custom(
+        comfy, guider, "euler", sigmas[2:], {"samples": joint(*first)} | masked, noise_node="DisableNoise"
+    )
+    assert_equal(second, whole, 5e-5)
+
+
 def test_denoised_output_is_scaled(comfy, model, loop):
     """The last step's denoised output is the result: both are handed on in the VAE's scale."""
     out, denoised = custom(comfy, cfg_guider(comfy, guide(comfy, model), prompts(loop)), "euler", [1.0, 0.5, 0.0])
