@@ -61,7 +61,10 @@ def apply(
 
 
 def _out_of_reach(key: str, model: ModelPatcher) -> bool:
-    """Whether ComfyUI changes no such weight: a parameter beside layers, and with dynamic VRAM one outside of them."""
+    """Whether ComfyUI lets no LoRA change a weight: the heads' modulation and, with dynamic VRAM, the blocks', too.
+
+    It patches no parameter of a module that has others in it, and with dynamic VRAM those of layers alone.
+    """
     return key.endswith("head.modulation") or (key.endswith(".modulation") and model.is_dynamic())
 
 

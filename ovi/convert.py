@@ -88,16 +88,15 @@ class Mapped:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             self.tensors = {
-                key: torch.frombuffer(
-                    self._map,
-                    dtype=dtypes[entry["dtype"]],
-                    count=count,
-                    offset=start + entry["data_offsets"][0],
-                ).view(entry["shape"])
-                if (count := math.prod(entry["shape"]))
-                else torch.empty(entry["shape"], dtype=dtypes[entry["dtype"]])
+                key: self._tensor(dtypes[entry["dtype"]], entry["shape"], start + entry["data_offsets"][0])
                 for key, entry in header.items()
             }
+
+    def _tensor(self, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
+        count = math.prod(shape)
+        if not count:  # frombuffer takes no empty ones
+            return torch.empty(shape, dtype=dtype)
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=offset).view(shape)
 
     def forget(self) -> None:
         """Give back the memory of what was read (Windows does so when memory is short)."""
