@@ -19,10 +19,7 @@ MAX_CLIPS = 100  # ComfyUI's own limit of inputs that grow
 
 def frames_at_24(video: Any) -> Tensor:
     """The frames [T, H, W, C] of a VIDEO at 24 per second, the nearest each time."""
-    images: Tensor = video.images
-    if video.frame_rate == geometry.FPS:
-        return images
-    return images[reference.retimed(len(images), float(video.frame_rate))]
+    return reference.at_24(video.images, float(video.frame_rate))
 
 
 def end_of_sound(audio: Mapping[str, Any], frames: int, overlap: int) -> dict[str, Any]:
@@ -98,7 +95,7 @@ class OviContinue(io.ComfyNode):
         keep_video(following, vae, frames[-shared:], geometry.FPS, "refuse", keep_frames=0)
         if video.audio is not None:
             end = end_of_sound(video.audio, len(frames), shared)
-            if end["waveform"].shape[-1] * geometry.AUDIO_LATENT_RATE >= end["sample_rate"]:  # it may have ended before
+            if reference.fills_a_latent(end):  # the sound may have ended before
                 keep_audio(following, audio_vae, end, keep_seconds=0.0)
         added = length - shared
         notes = [

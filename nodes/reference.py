@@ -42,21 +42,18 @@ def keep_video(clip: Clip, vae: Any, video: Tensor, fps: float, fit: image.Fit, 
 
     Only whole latents are given and kept: 4n + 1 frames.
     """
-    indices = reference.retimed(len(video), fps)
-    if keep_frames > len(indices):
-        raise ValueError(
-            f"keep_frames is {keep_frames}, but the video has {len(indices)} frames: keep fewer, or all (0)."
-        )
-    latents = geometry.video_latents(min(len(indices), clip.length))
-    shown = slice(geometry.frames(latents)) if fps == geometry.FPS else indices[: geometry.frames(latents)]
-    frames = video[shown]
+    length = len(reference.retimed(len(video), fps))
+    if keep_frames > length:
+        raise ValueError(f"keep_frames is {keep_frames}, but the video has {length} frames: keep fewer, or all (0).")
+    latents = geometry.video_latents(min(length, clip.length))
+    frames = reference.at_24(video, fps, geometry.frames(latents))
     clip.video[:, :, :latents] = vae.encode(image.fit_frames(frames, clip.width, clip.height, fit, "reference video"))
     clip.video_mask[:, :, : geometry.video_latents(keep_frames) if keep_frames else latents] = 0.0
     notes = []
     if fps != geometry.FPS:
-        notes.append(f"The video's {len(video)} frames at {fps:g} per second are shown as {len(indices)} at 24")
-    if len(indices) > clip.length:
-        notes.append(f"The video has {len(indices)} frames: the first {clip.length} are used")
+        notes.append(f"The video's {len(video)} frames at {fps:g} per second are shown as {length} at 24")
+    if length > clip.length:
+        notes.append(f"The video has {length} frames: the first {clip.length} are used")
     return notes
 
 

@@ -27,6 +27,18 @@ def retimed(frames: int, fps: float) -> Tensor:
     return nearest[nearest < frames]
 
 
+def at_24(frames: Tensor, fps: float, count: int | None = None) -> Tensor:
+    """The frames that show a video at `fps` at 24 a second, all or the first `count`; a view where it is at 24."""
+    if fps == geometry.FPS:
+        return frames[:count]
+    return frames[retimed(len(frames), fps)[:count]]
+
+
+def fills_a_latent(audio: Mapping[str, Any]) -> bool:
+    """Whether a sound is long enough to make a latent of."""
+    return audio["waveform"].shape[-1] / audio["sample_rate"] * geometry.AUDIO_LATENT_RATE >= 1
+
+
 def mono(audio: Mapping[str, Any], sample_rate: int) -> Tensor:
     """Mix the channels of a sound evenly and resample it: [S].
 
@@ -36,7 +48,7 @@ def mono(audio: Mapping[str, Any], sample_rate: int) -> Tensor:
     seconds = waveform.shape[-1] / audio["sample_rate"]
     if len(waveform) != 1:
         raise ValueError(f"The audio must be one recording, got a batch of {len(waveform)}.")
-    if seconds * geometry.AUDIO_LATENT_RATE < 1:
+    if not fills_a_latent(audio):
         raise ValueError(
             f"The audio lasts {seconds:.3f} s, but needs {1 / geometry.AUDIO_LATENT_RATE:.3f} s at least; "
             "check what it was loaded from."

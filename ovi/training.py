@@ -14,6 +14,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -236,9 +237,8 @@ class Trainer:
         trained = {name: p.detach() for name, p in self.trained.items()}
         settings, optimizer = dataclasses.asdict(self.settings), self.optimizer.state_dict()
         state = (settings, trained, self.averaged, optimizer, self.draw.get_state(), self.history)
-        part = path.with_name(f"{path.name}.part")
-        torch.save(dict(zip(STATE, state, strict=True)), part)
-        part.replace(path)
+        with _whole(path) as part:
+            torch.save(dict(zip(STATE, state, strict=True)), part)
 
     def resume(self, path: Path) -> None:
         """Go on from what `save` wrote.
@@ -342,8 +342,15 @@ def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
     weights = trainer.averaged
     if any(".lora_A." in name for name in weights):
         weights = {f"diffusion_model.{name}": tensor for name, tensor in weights.items()}
+    with _whole(path) as part:
+        save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that is to be whole or not there."""
     part = path.with_name(f"{path.name}.part")
-    save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+    yield part
     part.replace(path)
 
 

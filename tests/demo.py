@@ -26,7 +26,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-from miniature import WEIGHTS, measure, world  # noqa: E402 - the package of the root
+from miniature import WEIGHTS, measure, world  # noqa: E402 - it is found once the root is on the path
 
 MODEL = "diffusion_models/model_960x960.safetensors"  # what the graphs ask for
 LOADERS = {  # by node type: what stands in its place

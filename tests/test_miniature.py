@@ -8,7 +8,6 @@ from statistics import median
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from test_native import windowed
 
 from miniature import WEIGHTS, codecs, measure, train, world
@@ -166,7 +165,7 @@ def loaded(nodes):
     """The model and its text encoder."""
     from bench import quality
 
-    return quality.native.load([str(MODEL)]), nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+    return quality.native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
 
 
 @pytest.mark.comfyui
@@ -212,7 +211,7 @@ def test_the_sound_of_a_given_video_meets_it(comfy, nodes):
     """Through the nodes of the workflow that makes sound for a video."""
     shutil.copy(MODEL, comfy.models / "diffusion_models" / MODEL.name)
     (model,) = comfy.run("OviModelLoader", model_name=MODEL.name, second_model_name="none", weight_dtype="default")
-    clip = nodes.text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
+    (clip,) = nodes.OviMiniatureText.execute().args
     (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
     size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
     keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}

@@ -207,6 +207,12 @@ def train(folder, *options):
     return training.main([*paths, "--device", "cpu", "--lr", "0.01", *options])
 
 
+def store(folder, dtype):
+    """Store the model in another dtype."""
+    path = folder / "model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(path).items()}, path, golden_model.metadata())
+
+
 @pytest.mark.comfyui
 def test_lora_loads_back(folder, comfy):
     """What the command line writes changes, through the node, every layer that it trained by its product."""
@@ -244,10 +250,7 @@ def test_whole_model(folder):
 @pytest.mark.parametrize("options", [[], ["--float32"]])
 def test_loras_on_16_bits(folder, options):
     """The published files are bfloat16; what is not trained stays so, or is computed in float32."""
-    path = folder / "model.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file({key: tensor.bfloat16() for key, tensor in load_file(path).items()}, path, metadata=metadata)
+    store(folder, torch.bfloat16)
     assert train(folder, "--steps", "2", "--rank", "2", *options) == 0
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "out.safetensors").values())
 
@@ -285,10 +288,7 @@ def test_wrong_files(folder, capsys, name, tensors, message):
 
 
 def test_fp8_is_not_trained(folder, capsys):
-    path = folder / "model.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file({key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(path).items()}, path, metadata=metadata)
+    store(folder, torch.float8_e4m3fn)
     assert train(folder, "--steps", "1") == 2
     assert "is quantised, which cannot be trained" in capsys.readouterr().err
 
