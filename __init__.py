@@ -1,11 +1,10 @@
-"""Ovi for ComfyUI: video and its sound, generated together by one native model.
+"""Ovi for ComfyUI: video and audio, generated together by one native model.
 
 The nodes, and ComfyUI with them, are imported only when ComfyUI asks for them.
 """
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,12 +21,10 @@ async def comfy_entrypoint() -> OviExtension:
     """
     from comfyui_version import __version__
 
-    if _numbers(__version__) < _numbers(COMFYUI_FLOOR):
+    from .ovi.version import numbers
+
+    if numbers(__version__) < numbers(COMFYUI_FLOOR):
         raise ImportError(f"Ovi needs ComfyUI {COMFYUI_FLOOR} or later, but this is {__version__}; update ComfyUI.")
     from .nodes import OviExtension
 
     return OviExtension()
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]

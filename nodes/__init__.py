@@ -1,4 +1,4 @@
-"""What people see in the graph: thin V3 nodes, one module per step of the graph."""
+"""The nodes of the graph: schema and execute, one module per step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OviExtension(ComfyExtension):
     """The nodes of this pack."""
 
     async def on_load(self) -> None:
-        """Offer to replace nodes of other packs."""
+        """Register replacements for nodes of other packs."""
         await replace.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -1,4 +1,4 @@
-"""From latents to picture and sound: OviDecode."""
+"""Ovi Decode."""
 
 from __future__ import annotations
 
@@ -7,60 +7,40 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
-from torch import Tensor
-from torch.nn.functional import pad
 
-from ..ovi import geometry, native
+from ..ovi import geometry
+from ..ovi.native.latent import latent_parts
+from ..ovi.native.vae import decode_audio, decode_video, require_audio_vae, require_video_vae
 from ..ovi.spectrogram import spectrogram
 
 MAX_TILE = 4096  # pixels
 
 
-def decode_frames(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
-    """Frames [T, H, W, 3] of one clip's video latent [1, 48, F, h, w].
-
-    Tiles, in pixels (0: none), cut the picture but never the time: joints in time flicker.
-    """
-    if tile_size:
-        stride = vae.spacial_compression_decode()
-        tile = tile_size // stride
-        frames = vae.decode_tiled(latent, tile_x=tile, tile_y=tile, overlap=tile // 4)
-    else:
-        frames = vae.decode(latent)
-    return frames.flatten(0, 1)
-
-
-def decode_sound(vae: Any, latent: Tensor, seconds: float) -> Tensor:
-    """Waveform [1, channels, samples] of a clip's audio latent [1, 20, L], cut or filled up to `seconds`."""
-    waveform = vae.decode(latent).movedim(-1, 1)
-    return pad(waveform, (0, round(seconds * vae.audio_sample_rate) - waveform.shape[-1]))
-
-
 class OviDecode(io.ComfyNode):
-    """A joint latent to frames and sound of the same length."""
+    """Decode a joint latent to frames and audio of the same duration."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare a LATENT and two VAEs in, IMAGE and AUDIO out."""
         return io.Schema(
             node_id="OviDecode",
             display_name="Ovi Decode",
             category="Ovi",
-            description="Decodes picture and sound to the same length, for 'Create Video'. Leave out a VAE to decode "
-            "only the other. The clips of a batch follow one another, picture and sound in the same order.",
+            description="Decodes video and audio to the same duration, for 'Create Video'. Connect only one VAE to "
+            "decode only the video or only the audio. The clips of a batch follow one another.",
             search_aliases=["ovi vae decode", "decode audio video"],
             inputs=[
                 io.Latent.Input("samples", tooltip="Joint latent from a sampler."),
-                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for the picture."),
-                io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the sound."),
+                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for the video."),
+                io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the audio."),
                 io.Float.Input(
                     "fps",
                     default=geometry.FPS,
                     min=1.0,
                     max=120.0,
                     step=1.0,
-                    tooltip="Frames per second of the video that is made of the frames: the sound is cut, or padded "
-                    "with silence, to its length. Ovi makes 24.",
+                    tooltip="Frames per second of the video that you create from the frames. The audio is trimmed or "
+                    "padded with silence to the same duration. Ovi generates 24.",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -68,13 +48,13 @@ class OviDecode(io.ComfyNode):
                     min=0,
                     max=MAX_TILE,
                     step=geometry.SIZE_MULTIPLE,
-                    tooltip="0 decodes whole frames. Another value decodes in tiles of so many pixels, for cards that "
-                    "run out of memory here; 512 is a good one.",
+                    tooltip="0 decodes whole frames. If this step runs out of memory, decode in tiles of this many "
+                    "pixels: 512 is a good value.",
                 ),
             ],
             outputs=[
-                io.Image.Output("images", display_name="images"),
-                io.Audio.Output("audio", display_name="audio"),
+                io.Image.Output("images", display_name="images", tooltip="The frames, for 'Create Video'."),
+                io.Audio.Output("audio", display_name="audio", tooltip="The audio, for 'Create Video'."),
             ],
         )
 
@@ -87,21 +67,23 @@ class OviDecode(io.ComfyNode):
         vae: Any = None,
         audio_vae: Any = None,
     ) -> io.NodeOutput:
-        """Decode the sound first, since it is quick, and show its spectrogram on the node."""
+        """Decode the audio first, since it is quick, and show its spectrogram on the node."""
         if vae is None and audio_vae is None:
             raise ValueError("Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both.")
-        video, audio = native.latent_parts(samples)
+        if vae is not None:
+            require_video_vae(vae)
+        if audio_vae is not None:
+            require_audio_vae(audio_vae)
+        video, audio = latent_parts(samples)
         seconds = geometry.seconds(geometry.frames(video.shape[2]), fps)
         preview = None
-        images: Any = ExecutionBlocker("Ovi Decode made no picture: no video VAE is connected to it.")
-        sound: Any = ExecutionBlocker("Ovi Decode made no sound: no audio VAE is connected to it.")
+        images: Any = ExecutionBlocker("Ovi Decode has no images: no video VAE is connected to it.")
+        decoded: Any = ExecutionBlocker("Ovi Decode has no audio: no audio VAE is connected to it.")
         if audio_vae is not None:
-            native.require_audio_vae(audio_vae)
-            waveforms = [decode_sound(audio_vae, clip, seconds) for clip in audio.split(1)]
-            sound = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
-            preview = ui.PreviewImage(spectrogram(sound["waveform"], sound["sample_rate"]))
+            waveforms = [decode_audio(audio_vae, clip, seconds) for clip in audio.split(1)]
+            decoded = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
+            preview = ui.PreviewImage(spectrogram(decoded["waveform"], decoded["sample_rate"]))
         if vae is not None:
-            native.require_video_vae(vae)
-            clips = [decode_frames(vae, clip, tile_size) for clip in video.split(1)]
-            images = torch.cat(clips) if len(clips) > 1 else clips[0]  # no second copy of what is gigabytes
-        return io.NodeOutput(images, sound, ui=preview)
+            clips = [decode_video(vae, clip, tile_size) for clip in video.split(1)]
+            images = torch.cat(clips) if len(clips) > 1 else clips[0]  # gigabytes: a single clip is not copied
+        return io.NodeOutput(images, decoded, ui=preview)

@@ -1,4 +1,4 @@
-"""Guidance of both modalities: OviGuidance."""
+"""Ovi Guidance."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from comfy_api.latest import io
 
 from ..ovi import guidance, native
 
-AUDIO_CFG = 3.0  # published
+AUDIO_CFG = 3.0  # the Ovi release's
 MAX_CFG = 100.0
 
 
 def percent(name: str, default: float, tooltip: str) -> io.Input:
-    """An input for a place in the schedule, 0 to 1."""
+    """A place in the schedule, 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
 
 
 class OviGuidance(io.ComfyNode):
-    """A scale for the audio beside the sampler's own, and blocks that the negative pass skips."""
+    """Give the audio a guidance scale of its own, and skip blocks in the negative pass."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare a MODEL and the settings in, a MODEL out."""
         return io.Schema(
             node_id="OviGuidance",
             display_name="Ovi Guidance",
             category="Ovi",
-            description="Guides the sound with a cfg of its own and skips a block in the negative pass, as published. "
-            "The sampler's cfg (or the guider's) is the picture's; 4 is published.",
+            description="Gives the audio its own cfg and skips a block in the negative pass, as in the Ovi release. "
+            "The video's cfg is the one of the sampler or guider; the Ovi release uses 4.",
             search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs."),
@@ -38,28 +38,36 @@ class OviGuidance(io.ComfyNode):
                     max=MAX_CFG,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely the sound follows the prompt. 3 is published; 1 leaves the sound unguided.",
+                    tooltip="How closely the audio follows the prompt. The Ovi release uses 3; 1 turns guidance of "
+                    "the audio off.",
                 ),
                 io.String.Input(
                     "skip_blocks",
                     default=guidance.SKIP_BLOCKS,
                     tooltip="Blocks (1 to 29) that the negative pass skips in both towers, separated by commas; empty "
-                    "skips none. 11 is published; 7 to 9 give more motion in the background.",
+                    "skips none. The Ovi release skips 11; 7 to 9 add motion to the background.",
                 ),
-                percent("skip_start_percent", 0.0, "Where in the schedule skipping begins (0: at the first step)."),
-                percent("skip_end_percent", 1.0, "Where in the schedule skipping ends (1: after the last step)."),
-                percent("video_start_percent", 0.0, "Where in the schedule guidance of the picture begins."),
+                percent(
+                    "skip_start_percent",
+                    0.0,
+                    "Where in the schedule skipping starts: 0 is the first step. Counted on the MODEL's own schedule "
+                    "(ModelSamplingSD3 changes its shift), whatever sigmas the sampler gets.",
+                ),
+                percent("skip_end_percent", 1.0, "Where in the schedule skipping ends: 1 is after the last step."),
+                percent("video_start_percent", 0.0, "Where in the schedule guidance of the video starts."),
                 percent(
                     "video_end_percent",
                     1.0,
-                    "Where in the schedule guidance of the picture ends. Steps in which neither the picture nor the "
-                    "sound is guided take half the time.",
+                    "Where in the schedule guidance of the video ends. Steps that guide neither the video nor the "
+                    "audio take half the time.",
                 ),
-                percent("audio_start_percent", 0.0, "Where in the schedule guidance of the sound begins."),
-                percent("audio_end_percent", 1.0, "Where in the schedule guidance of the sound ends."),
+                percent("audio_start_percent", 0.0, "Where in the schedule guidance of the audio starts."),
+                percent("audio_end_percent", 1.0, "Where in the schedule guidance of the audio ends."),
             ],
             outputs=[
-                io.Model.Output(tooltip="For a sampler or a guider, with positive and negative of 'Ovi Text Encode'.")
+                io.Model.Output(
+                    tooltip="Connect to a sampler or guider, together with the outputs of 'Ovi Text Encode'."
+                )
             ],
         )
 

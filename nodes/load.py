@@ -1,4 +1,4 @@
-"""Loading the model: OviModelLoader."""
+"""Load Ovi Model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from comfy_api.latest import io
 
 from ..ovi import native
+from .inputs import NO_SECOND_FILE
 
-NO_SECOND_FILE = "none"
 WEIGHT_DTYPES: dict[str, dict[str, object]] = {
     "default": {},
     "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
@@ -18,41 +18,42 @@ WEIGHT_DTYPES: dict[str, dict[str, object]] = {
 
 
 class OviModelLoader(io.ComfyNode):
-    """One combined file, or one file for each tower, to a MODEL."""
+    """Load one file with both towers, or one file for each, as a MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare two files and a weight dtype in, a MODEL out."""
         files = folder_paths.get_filename_list("diffusion_models")
         return io.Schema(
             node_id="OviModelLoader",
             display_name="Load Ovi Model",
             category="Ovi",
-            description="Loads Ovi's fused video and audio towers as one MODEL, from one file or from one for each.",
-            search_aliases=["ovi", "ovi loader", "video with sound", "audio video model", "talking video"],
+            description="Loads Ovi's video and audio towers as one MODEL, from one file or from one file for each.",
+            search_aliases=["ovi", "ovi loader", "video with audio", "audio video model", "talking video"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=files,
                     tooltip="An Ovi checkpoint in models/diffusion_models, such as model_960x960.safetensors "
-                    "(huggingface.co/chetwinlow1/Ovi); or one tower of it.",
+                    "(huggingface.co/chetwinlow1/Ovi), or one of its towers.",
                 ),
                 io.Combo.Input(
                     "second_model_name",
                     options=[NO_SECOND_FILE, *files],
                     default=NO_SECOND_FILE,
-                    tooltip="The other tower, where video and audio tower are files of their own; in either order.",
+                    tooltip="The other tower, if the video tower and the audio tower are separate files. Either order "
+                    "works.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="default",
-                    tooltip="How the weights are kept. 'default' takes them as the file has them; fp8 halves the "
-                    "memory of a bf16 file at some cost in quality (a scaled fp8 file, loaded as 'default', loses "
-                    "less).",
+                    tooltip="How the weights are stored in memory. 'default' keeps the file's own format. fp8 halves "
+                    "the memory of a bf16 file at some cost in quality; a scaled fp8 file, loaded with 'default', "
+                    "loses less.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For 'Ovi Guidance', a LoRA loader or a sampler.")],
+            outputs=[io.Model.Output(tooltip="Connect to 'Ovi Guidance', a LoRA loader or a sampler.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Sentences that a node shows about what it did."""
+"""Notes that a node shows about what it did."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from server import PromptServer
 
 
 def show(node: type[io.ComfyNode], notes: Sequence[str]) -> ui.PreviewText:
-    """Show a line for each note on the node, which declares the hidden input `unique_id`; return them as its output."""
+    """Show one line per note on the node, which must declare the hidden input `unique_id`; return its UI output."""
     text = "\n".join(notes)
     if node.hidden is not None and node.hidden.unique_id is not None and hasattr(PromptServer, "instance"):
         PromptServer.instance.send_progress_text(text, node.hidden.unique_id)

@@ -1,7 +1,7 @@
-"""Nodes of other Ovi packs in whose place ComfyUI puts ours, where those packs are not installed.
+"""Nodes of other Ovi packs that ComfyUI replaces with ours where those packs are not installed.
 
-Only loaders: their values are worth keeping, and no loader feeds another. ComfyUI's server fails on a prompt where one
-replaced node feeds another, and on a prompt without an input that is mapped. docs/migration.md has the other nodes.
+Loaders only: their values carry over, and no loader feeds another. ComfyUI's server fails on a prompt in which one
+replaced node feeds another, and on a prompt that lacks an input of the mapping. docs/migration.md covers other nodes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyAPI, io
 from server import PromptServer
 
-from .load import NO_SECOND_FILE
+from .inputs import NO_SECOND_FILE
 
 REPLACEMENTS = [
     # ComfyUI-WanVideoWrapper
@@ -36,7 +36,7 @@ REPLACEMENTS = [
 
 
 async def register() -> None:
-    """Hand the replacements to the server, where one runs."""
+    """Register the replacements with the server, where one is running."""
     if hasattr(PromptServer, "instance"):
         for replacement in REPLACEMENTS:
             await ComfyAPI().node_replacement.register(replacement)

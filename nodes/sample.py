@@ -1,4 +1,4 @@
-"""The published sampling, for SamplerCustomAdvanced: OviScheduler, OviUniPCSampler."""
+"""Ovi Scheduler and Ovi UniPC: the sampling of the Ovi release, for SamplerCustomAdvanced."""
 
 from __future__ import annotations
 
@@ -7,41 +7,46 @@ from comfy_api.latest import io
 
 from ..ovi import sampling
 
-STEPS = 50  # published
+STEPS = 50  # the Ovi release's
 MAX_STEPS = 10_000
 
 
 class OviScheduler(io.ComfyNode):
-    """The published noise schedule."""
+    """Compute the noise schedule of the Ovi release."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare the settings in, SIGMAS out."""
         return io.Schema(
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
             category="Ovi",
-            description="Ovi's published noise schedule, for 'SamplerCustomAdvanced'.",
+            description="The noise schedule of the Ovi release, for 'SamplerCustomAdvanced'.",
             search_aliases=["ovi sigmas", "ovi steps", "ovi shift"],
             inputs=[
                 io.Int.Input(
-                    "steps", default=STEPS, min=1, max=MAX_STEPS, tooltip="50 are published; 30 are often enough."
+                    "steps",
+                    default=STEPS,
+                    min=1,
+                    max=MAX_STEPS,
+                    tooltip="The Ovi release uses 50; 30 are often enough.",
                 ),
                 io.Float.Input(
                     "shift",
-                    default=5.0,
+                    default=sampling.SHIFT,
                     min=0.1,
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="5 is published; more spends more steps on the large movements of picture and sound.",
+                    tooltip="The Ovi release uses 5. A higher shift spends more steps on composition and large "
+                    "movements, fewer on detail.",
                 ),
                 io.Combo.Input(
                     "solver",
                     options=list(sampling.SOLVERS),
                     default="unipc",
-                    tooltip="Which published schedule: 'unipc' for Ovi UniPC, 'euler' for the sampler euler, 'dpm++' "
-                    "for dpmpp_2m.",
+                    tooltip="The schedule that the Ovi release pairs with a sampler: 'unipc' for Ovi UniPC, 'euler' "
+                    "for euler, 'dpm++' for dpmpp_2m.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -49,36 +54,36 @@ class OviScheduler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1, only the last part of a longer schedule: the latent given is changed instead of "
+                    tooltip="Below 1, only the last part of a longer schedule: the input latent is changed, not "
                     "replaced.",
                     advanced=True,
                 ),
             ],
-            outputs=[io.Sigmas.Output()],
+            outputs=[io.Sigmas.Output(tooltip="Connect to 'SamplerCustomAdvanced'.")],
         )
 
     @classmethod
     def execute(cls, steps: int, shift: float, solver: str, denoise: float) -> io.NodeOutput:
-        """Make the schedule, its last `steps` of steps / denoise as in ComfyUI's own schedulers."""
+        """Compute the last `steps` of steps / denoise, as ComfyUI's own schedulers do."""
         sigmas = sampling.flow_sigmas(int(steps / denoise), shift, solver)
         return io.NodeOutput(sigmas[-(steps + 1) :])
 
 
 class OviUniPCSampler(io.ComfyNode):
-    """The published sampler."""
+    """Select the sampler of the Ovi release."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare a SAMPLER out."""
         return io.Schema(
             node_id="OviUniPCSampler",
             display_name="Ovi UniPC",
             category="Ovi",
-            description="Ovi's published sampler, for 'SamplerCustomAdvanced': UniPC of order 2 in flow form. "
-            "ComfyUI's uni_pc is another variant.",
+            description="The sampler of the Ovi release, for 'SamplerCustomAdvanced': second-order UniPC for flow "
+            "matching. ComfyUI's uni_pc is a different variant.",
             search_aliases=["ovi sampler", "flow unipc"],
             inputs=[],
-            outputs=[io.Sampler.Output()],
+            outputs=[io.Sampler.Output(tooltip="Connect to 'SamplerCustomAdvanced'.")],
         )
 
     @classmethod

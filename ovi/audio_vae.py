@@ -1,6 +1,6 @@
-"""The sound's VAE: the published MMAudio 16 kHz VAE and BigVGAN vocoder as the one state dict that ComfyUI loads.
+"""The audio VAE: the released MMAudio 16 kHz VAE and BigVGAN vocoder as the one state dict that ComfyUI loads.
 
-ComfyUI has the architecture (`comfy/ldm/mmaudio`) with plain convolutions. What the published code does to the weights
+ComfyUI has the architecture (`comfy/ldm/mmaudio`) with plain convolutions. What the original code does to the weights
 at run time is therefore done here: the VAE's magnitude-preserving normalisation and the vocoder's weight norm.
 A latent [B, 20, L] decodes to a log10 mel spectrogram [B, 80, 2L], and that to a wave [B, 1, 512L] at 16 kHz.
 """
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .geometry import AUDIO_CHANNELS, SAMPLE_RATE
+
 Shapes = dict[str, tuple[int, ...]]
 
 VAE = "the MMAudio 16 kHz VAE"
 VOCODER = "the BigVGAN vocoder"
 MERGED = "a merged audio VAE"
-PUBLISHED = {
+SOURCES = {
     VAE: "hkchengrex/MMAudio ext_weights/v1-16.pth or Kijai/WanVideo_comfy Ovi/mmaudio_vae_16k_bf16.safetensors",
     VOCODER: (
         "hkchengrex/MMAudio ext_weights/best_netG.pt"
@@ -41,10 +43,8 @@ KINDS = (
     ("an image VAE", ("decoder.up.", "decoder.up_blocks.")),
 )  # fmt: skip
 
-SAMPLE_RATE = 16000
 MEL_BANDS = 80
 FFT = 1024
-LATENT_CHANNELS = 20
 VAE_WIDTHS = (384, 768, 1536)  # channels per level, from the finest
 VOCODER_WIDTH = 1536  # halved by every upsampling
 UPSAMPLING_KERNELS = (8, 8, 4, 4, 4, 4)
@@ -57,9 +57,9 @@ NORM_EPS = 1e-4  # of the magnitude-preserving normalisation
 def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """Return the 727 float32 tensors (`vae.*`, `vocoder.*`, `mel_converter.*`) that ComfyUI's VAE class expects.
 
-    `vae_sd` is the VAE as published or normalised once; `vocoder_sd` is the vocoder, flat or under `generator`, with
+    `vae_sd` is the VAE as released or normalised once; `vocoder_sd` is the vocoder, flat or under `generator`, with
     weight norm (old or new key names) or folded. Or `vae_sd` is an earlier result of this function and there is no
-    vocoder. Tensors that are final already are handed on without a copy.
+    vocoder. Tensors that need no change are passed on without a copy.
 
     Raises ValueError where a file is something else, where a tensor is missing, misshapen or unknown, and where the VAE
     was normalised more than once, or was merged without having been normalised.
@@ -68,7 +68,7 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
     vae_is = kind(vae_sd)
     if vae_is == MERGED:
         if vocoder_sd is not None:
-            raise ValueError(f"The VAE file is {MERGED}, with a vocoder of its own; choose no vocoder file beside it.")
+            raise ValueError(f"The VAE file is {MERGED}, which contains a vocoder; choose no second file.")
         vae_file, vocoder_file = "The merged file's VAE", "The merged file's vocoder"
         vae = {key.removeprefix("vae."): vae_sd[key] for key in vae_sd if key.startswith("vae.")}
         rest = [key for key in vae_sd if not key.startswith(("vae.", "mel_converter."))]
@@ -82,15 +82,15 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
     passes = normalisations(vae)
     if passes > 1 or (passes == 0 and vae_is == MERGED):
         raise ValueError(
-            f"{vae_file} was {'normalised more than once' if passes else 'never normalised'}, so it would sound wrong; "
-            f"choose the published files instead: {PUBLISHED[VAE]}, with {PUBLISHED[VOCODER]}."
+            f"{vae_file} was {'normalised more than once' if passes else 'never normalised'}, so the audio would be "
+            f"wrong; choose the original files instead: {SOURCES[VAE]}, with {SOURCES[VOCODER]}."
         )
     merged = {
         f"vae.{key}": _normalise(tensor) if passes == 0 and key.endswith(".weight") else tensor.float()
         for key, tensor in vae.items()
     }
     merged |= {f"vocoder.{key}": tensor for key, tensor in vocoder.items()}
-    # Always computed: core leaves a mel basis that its file lacks uninitialised, and may have saved it so.
+    # Always computed: where its file has no mel basis, core leaves it uninitialised, and may have saved it like that.
     merged["mel_converter.mel_basis"] = mel_basis()
     merged["mel_converter.hann_window"] = torch.hann_window(FFT)
     return merged
@@ -131,9 +131,9 @@ def vae_shapes() -> Shapes:
         "encoder.conv_in.weight": (fine, MEL_BANDS, 3),
         "encoder.down.0.downsample.conv1.weight": (fine, fine, 1),
         "encoder.down.0.downsample.conv2.weight": (fine, fine, 1),
-        "encoder.conv_out.weight": (2 * LATENT_CHANNELS, coarse, 3),
+        "encoder.conv_out.weight": (2 * AUDIO_CHANNELS, coarse, 3),
         "decoder.learnable_gain": (),
-        "decoder.conv_in.weight": (coarse, LATENT_CHANNELS, 3),
+        "decoder.conv_in.weight": (coarse, AUDIO_CHANNELS, 3),
         "decoder.up.1.upsample.conv.weight": (middle, middle, 3),
         "decoder.conv_out.weight": (MEL_BANDS, fine, 3),
     }
@@ -218,11 +218,11 @@ def _vocoder_beside(vae_is: str, vocoder_sd: Mapping[str, Any] | None) -> dict[s
             "The two files are swapped: the VAE file is the vocoder, the vocoder file the VAE; exchange them."
         )
     if vae_is != VAE:
-        raise ValueError(f"The VAE file is {vae_is}; needed is {VAE}: {PUBLISHED[VAE]}.")
+        raise ValueError(f"The VAE file is {vae_is}; it must be {VAE}: {SOURCES[VAE]}.")
     if vocoder is None:
-        raise ValueError(f"The VAE file has no vocoder of its own; choose {VOCODER} beside it: {PUBLISHED[VOCODER]}.")
+        raise ValueError(f"The VAE file contains no vocoder; choose {VOCODER} as the second file: {SOURCES[VOCODER]}.")
     if vocoder_is != VOCODER:
-        raise ValueError(f"The vocoder file is {vocoder_is}; needed is {VOCODER}: {PUBLISHED[VOCODER]}.")
+        raise ValueError(f"The vocoder file is {vocoder_is}; it must be {VOCODER}: {SOURCES[VOCODER]}.")
     return dict(vocoder)
 
 
@@ -236,7 +236,7 @@ def _check(sd: Mapping[str, Tensor], shapes: Shapes, file: str, needed: str) -> 
         got = f"has {wrong[0]} of shape {list(sd[wrong[0]].shape)} instead of {list(shapes[wrong[0]])}"
     else:
         return
-    raise ValueError(f"{file} {got}; needed is {needed}: {PUBLISHED[needed]}.")
+    raise ValueError(f"{file} {got}; it must be {needed}: {SOURCES[needed]}.")
 
 
 def _named(keys: Iterable[str]) -> str:

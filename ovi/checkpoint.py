@@ -1,8 +1,8 @@
-"""Ovi checkpoints: every published layout, brought to the published key names.
+"""Ovi checkpoints: every known layout, converted to the key names of the Ovi release ("published" names).
 
-The published names begin with `video_model.` or `audio_model.`. Files differ from them in a prefix of the host, in a
-video tower without its prefix, in towers of their own files, and in how the block modulation and the scales of a
-quantised layer are named. Layouts are told by keys and shapes, never by file name. Tensors are passed on as they are. A
+The published names begin with `video_model.` or `audio_model.`. Files may differ in a prefix of the host, in a video
+tower without its prefix, in having one file per tower, and in the names of the block modulation and of the scales of a
+quantised layer. Layouts are detected by keys and shapes, never by file name. Tensors are passed on unchanged. A
 quantised layer gets ComfyUI's own mark: beside `.weight` and its `.weight_scale`, JSON in `.comfy_quant`.
 """
 
@@ -33,7 +33,7 @@ _RENAMED = (
 )
 _AUDIO_MARK = "patch_embedding.2.w1.weight"  # the audio tower's patch embedding is a stack of convolutions
 _FUSION_MARK = "blocks.0.cross_attn.k_fusion.weight"
-_STRAY = {"iter", "step"}  # numbers of a training run, which belong to no layer
+_STRAY = {"iter", "step"}  # counters of a training run, which belong to no layer
 
 # Quantisation: scales and formats beside a layer's weight, as ComfyUI names them, and what older files have instead.
 _QUANTISED = ("comfy_quant", "weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale")
@@ -42,7 +42,7 @@ _SCALED_FP8 = "scaled_fp8"  # marks a file whose fp8 weights have scales; of 2 e
 _FP8_FORMATS = {torch.float8_e4m3fn: "float8_e4m3fn", torch.float8_e5m2: "float8_e5m2"}
 QUANTIZATION_KEY = "_quantization_metadata"  # safetensors metadata entry (JSON), in place of `.comfy_quant` tensors
 
-# What other files hold, told by one key each.
+# Other kinds of files, each recognised by one key.
 _OTHER_MODELS = (
     ("a Stable Diffusion checkpoint", "input_blocks.0.0.weight"),
     ("a Wan video model without Ovi's audio tower", "blocks.0.self_attn.norm_q.weight"),
@@ -55,9 +55,9 @@ T = TypeVar("T")
 
 
 def to_published(sd: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """The same tensors under the published key names, as a new dict; `metadata` is that of the safetensors file.
+    """Return the same tensors under the published key names, as a new dict.
 
-    Takes one tower as well as both; `merge` puts towers together. Raises ValueError for what is not Ovi.
+    `metadata` is that of the safetensors file. One tower works as well as both; `merge` combines towers. Raises ValueError for what is not Ovi.
     """
     layers = _quantised_layers(metadata or {})
     sd = _without_host_prefix(sd)
@@ -71,9 +71,9 @@ def to_published(sd: Mapping[str, Tensor], metadata: Mapping[str, str] | None = 
 
 
 def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Both towers in one dict, from one file that has both or from two that have one each, in either order.
+    """Return both towers in one dict, from one file that has both or from two that have one each, in either order.
 
-    Takes and gives published key names. Raises ValueError where a tower is missing or given twice.
+    Keys are published names. Raises ValueError where a tower is missing or given twice.
     """
     parts = [first] if second is None else [first, second]
     held = {
@@ -97,7 +97,7 @@ def merge(first: Mapping[str, Tensor], second: Mapping[str, Tensor] | None = Non
 def assemble(
     files: Iterable[tuple[Mapping[str, Tensor], Mapping[str, str] | None]],
 ) -> tuple[dict[str, Tensor], dict[str, str], OviConfig]:
-    """A whole model from the tensors and the metadata of its one file or two: published names, metadata, config.
+    """Return a whole model, from the tensors and metadata of its file or two: published names, metadata, config.
 
     Raises ValueError where they are not a complete, sound Ovi model.
     """
@@ -113,7 +113,7 @@ def assemble(
 
 
 def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
-    """By quantised layer: the name of its format in ComfyUI. Raises ValueError where a layer's mark names none."""
+    """Return ComfyUI's name of the format of each quantised layer. Raises ValueError where a mark names none."""
     mark = ".comfy_quant"
     found = {}
     for key, tensor in sd.items():
@@ -121,12 +121,12 @@ def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
             try:
                 found[key.removesuffix(mark)] = json.loads(tensor.numpy().tobytes())["format"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{key} names no format; the file is damaged: get it again.") from error
+                raise ValueError(f"{key} names no format; the file is damaged: download it again.") from error
     return found
 
 
 def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
-    """Refuse a state dict with published key names that is not complete and sound.
+    """Check that a state dict with published key names is complete and sound.
 
     Raises ValueError, naming the tensor, where one is missing, has a wrong shape, is unknown, or where a norm, a
     modulation or a bias holds NaN or infinity.
@@ -146,11 +146,11 @@ def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
                 "the file is damaged or of another model."
             )
         elif (tensor.ndim == 1 or name == "modulation") and not torch.isfinite(tensor.float()).all():
-            raise ValueError(f"{key} holds NaN or infinity; the file is damaged: get it again.")
+            raise ValueError(f"{key} holds NaN or infinity; the file is damaged: download it again.")
 
 
 def _without_host_prefix(entries: Mapping[str, T]) -> Mapping[str, T]:
-    """What is under a host's prefix, without it; all entries where none has one."""
+    """Return the entries under a host's prefix, without it; all entries where there is no such prefix."""
     for prefix in HOST_PREFIXES:
         if inside := {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}:
             return inside
@@ -158,7 +158,7 @@ def _without_host_prefix(entries: Mapping[str, T]) -> Mapping[str, T]:
 
 
 def _published(key: str, tower: str) -> str:
-    """The published name of a key, which belongs to `tower` where it names none."""
+    """Return the published name of a key; a key without a tower belongs to `tower`."""
     if key.startswith(_BARE_TOWER):
         key = tower + key
     for pattern, name in _RENAMED:
@@ -167,19 +167,19 @@ def _published(key: str, tower: str) -> str:
 
 
 def _quantised_layers(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """By layer: what the metadata of a safetensors file says of its quantisation."""
+    """Return, by layer, the quantisation that the metadata of a safetensors file declares."""
     if QUANTIZATION_KEY not in metadata:
         return {}
     try:
         return dict(json.loads(metadata[QUANTIZATION_KEY])["layers"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"The file's {QUANTIZATION_KEY} does not list its layers; the file is damaged: get it again."
+            f"The file's {QUANTIZATION_KEY} does not list its layers; the file is damaged: download it again."
         ) from error
 
 
 def _mark_scaled_fp8(sd: dict[str, Tensor]) -> None:
-    """Give the layers of a scaled fp8 file, which has scales alone, their formats; drop the file's mark."""
+    """Add formats to the layers of a scaled fp8 file, which has only scales, and drop the file's own mark."""
     mark = sd.pop(_SCALED_FP8, None)
     how = {"full_precision_matrix_mult": True} if mark is not None and mark.numel() == 2 else {}
     for key, tensor in list(sd.items()):
@@ -189,12 +189,12 @@ def _mark_scaled_fp8(sd: dict[str, Tensor]) -> None:
 
 
 def _json_tensor(value: Mapping[str, object]) -> Tensor:
-    """JSON as ComfyUI's checkpoints hold it, in bytes."""
+    """Return JSON as ComfyUI's checkpoints store it: a tensor of bytes."""
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
 def _describe(sd: Mapping[str, Tensor]) -> str:
-    """What a file that is not Ovi holds, in words."""
+    """Describe a file that is not Ovi, in words."""
     for what, mark in _OTHER_MODELS:
         if any(key == mark or key.endswith("." + mark) for key in sd):
             return what

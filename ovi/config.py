@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HEAD_DIM = 128  # of every published Ovi and Wan model
+from . import geometry
+
+HEAD_DIM = 128  # of every released Ovi and Wan model
 TEXT_LEN = 512  # text tokens that both towers read
-AUDIO_ROPE_SCALE = 0.19676  # maps 157 audio latent frames on about 31 video latent frames
+AUDIO_ROPE_SCALE = 0.19676  # maps 157 audio latents to about 31 latent frames of video
 METADATA_KEY = "ovi_config"  # safetensors metadata entry (JSON) for what shapes cannot tell
 
 _FROM_METADATA = ("num_heads", "text_len", "audio_rope_scale")
@@ -22,7 +24,7 @@ _BLOCK = re.compile(r"video_model\.blocks\.(\d+)\.")
 
 @dataclass(frozen=True)
 class OviConfig:
-    """Sizes of the fused towers. The defaults are those of the published models (11.66 billion parameters)."""
+    """Sizes of the fused towers. The defaults are those of the released models (11.66 billion parameters)."""
 
     dim: int = 3072
     num_layers: int = 30
@@ -33,8 +35,8 @@ class OviConfig:
     freq_dim: int = 256
     text_dim: int = 4096
     text_len: int = TEXT_LEN
-    video_channels: int = 48
-    audio_channels: int = 20
+    video_channels: int = geometry.VIDEO_CHANNELS
+    audio_channels: int = geometry.AUDIO_CHANNELS
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width
     audio_rope_scale: float = AUDIO_ROPE_SCALE
 

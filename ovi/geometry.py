@@ -1,4 +1,4 @@
-"""How long and how large a clip is, in the units of people (frames, seconds, pixels) and of the two latents.
+"""Durations and sizes of a clip, in the units of people (frames, seconds, pixels) and of the two latents.
 
 A video latent is [B, 48, F, height / 16, width / 16]: the first latent frame holds one frame, each later one four.
 An audio latent is [B, 20, L]: 31.25 latents are one second, each is 512 samples at 16 kHz. Sizes are (width, height).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-FPS = 24.0  # frames per second of every published variant
+FPS = 24.0  # frames per second of every released variant
 FRAMES_PER_LATENT = 4  # the video VAE's stride in time
 PIXELS_PER_LATENT = 16  # the video VAE's stride in space
 SIZE_MULTIPLE = 32  # pixels: the stride times the model's patch of 2
@@ -21,7 +21,7 @@ AUDIO_LATENT_RATE = SAMPLE_RATE / SAMPLES_PER_LATENT  # 31.25 audio latents per 
 
 
 class Variant(NamedTuple):
-    """What a published checkpoint was trained for: pixels of a frame, frames, and what marks the sound in prompts."""
+    """What a released checkpoint was trained on: pixels of a frame, frames, and what marks the audio in prompts."""
 
     area: int
     frames: int
@@ -46,12 +46,12 @@ def frames(video_latents: int) -> int:
 
 
 def audio_latents(frames: int, fps: float = FPS) -> int:
-    """Return the audio latents of a clip: 157 for the published 121 frames, 314 for 241."""
+    """Return the audio latents of a clip: 157 for the 121 frames of a 5-second clip, 314 for 241."""
     return round((frames - 1) * AUDIO_LATENT_RATE / fps + 1)
 
 
-def audio_span(video_latent: int) -> tuple[int, int]:
-    """Return the first audio latent that sounds during a video latent at 24 fps, and the first one after it."""
+def latents_during_frame(video_latent: int) -> tuple[int, int]:
+    """Return the first audio latent that begins during a latent frame of video at 24 fps, and the first one after."""
     first, after = frames(video_latent), frames(video_latent + 1)  # of the frames that the video latent holds
     return round(max(0, first) * AUDIO_LATENT_RATE / FPS), round(after * AUDIO_LATENT_RATE / FPS)
 
@@ -59,7 +59,7 @@ def audio_span(video_latent: int) -> tuple[int, int]:
 def audio_offset(video_latent: int) -> float:
     """Return when a video latent of four frames begins at 24 fps, in audio latents after the last frame of latent 0.
 
-    So -3.9 for latent 0 itself, which at the start of a clip is that one frame.
+    It is -3.9 for latent 0 itself, which at the start of a clip is a single frame.
     """
     return frames(video_latent) * AUDIO_LATENT_RATE / FPS
 
@@ -77,7 +77,7 @@ def seconds(frames: int, fps: float = FPS) -> float:
 def nearest_size(width: int, height: int, area: int | None = None) -> tuple[int, int]:
     """Return the (width, height) in multiples of 32 nearest to the given one, first scaled to `area` pixels if given.
 
-    The published rule, with its two roundings, half to even. Raises ValueError for a size that is not positive.
+    The Ovi release's rule, with its two roundings, half to even. Raises ValueError for a size that is not positive.
     """
     if width <= 0 or height <= 0:
         raise ValueError(f"Width and height must be positive, got {width}x{height}.")
@@ -88,17 +88,15 @@ def nearest_size(width: int, height: int, area: int | None = None) -> tuple[int,
 
 
 def trained_for(width: int, height: int, frames: int) -> list[str]:
-    """Return a sentence for each variant: whether it was trained for such a clip (to 10 % of its area), and if not, for
-    which.
-    """
+    """Return one sentence per variant: whether it was trained on such a clip (within 10 % of its area)."""
     sentences = []
     for name, variant in VARIANTS.items():
         other = []
         if abs(width * height / variant.area - 1) > 0.1:
             other.append("at sizes such as {}x{}".format(*nearest_size(width, height, variant.area)))
         if frames > variant.frames:
-            other.append(f"for {variant.frames} frames at most, beyond which speech falls apart")
-        sentences.append(f"{name} was trained {' and '.join(other) or 'for this size and length'}.")
+            other.append(f"on up to {variant.frames} frames, beyond which speech falls apart")
+        sentences.append(f"{name} was trained {' and '.join(other) or 'at this size and length'}.")
     return sentences
 
 
@@ -112,7 +110,7 @@ def check_size(width: int, height: int) -> None:
     if [width] != good_width or [height] != good_height:
         raise ValueError(
             f"Width and height must be multiples of {SIZE_MULTIPLE}, got {width}x{height}:"
-            f" take width {_either(good_width)} and height {_either(good_height)}."
+            f" use width {_either(good_width)} and height {_either(good_height)}."
         )
 
 
@@ -120,7 +118,7 @@ def check_length(frames: int) -> None:
     """Raise ValueError, naming the nearest good ones, unless `frames` is 4n + 1."""
     good = _nearest_in(frames, 1, FRAMES_PER_LATENT)
     if [frames] != good:
-        raise ValueError(f"The length must be {FRAMES_PER_LATENT}n + 1 frames, got {frames}: take {_either(good)}.")
+        raise ValueError(f"The length must be {FRAMES_PER_LATENT}n + 1 frames, got {frames}: use {_either(good)}.")
 
 
 def _nearest_in(value: int, first: int, step: int) -> list[int]:

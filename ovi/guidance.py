@@ -1,17 +1,70 @@
 """Guidance on joint latents, and which blocks the negative pass skips.
 
-Published: guided = negative + cfg * (positive - negative) with a scale for each modality, and in the negative pass one
-block skipped in both towers ("skip layer guidance", block 11 of 30).
+In the Ovi release: guided = negative + cfg * (positive - negative) with a scale for each modality, and one block that
+the negative pass skips in both towers ("skip layer guidance", block 11 of 30).
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-SKIP_BLOCKS = "11"  # published
+SKIP_BLOCKS = "11"  # the Ovi release's
+SKIP_KEY = "ovi_skip"  # transformer_options entry: a Skip
+
+
+@dataclass(frozen=True)
+class SigmaRange:
+    """A part of the schedule: the steps whose sigma is at most `first` and at least `last`; by default all of it."""
+
+    first: float = math.inf
+    last: float = 0.0
+
+    @classmethod
+    def from_percents(cls, percents: tuple[float, float], percent_to_sigma: Callable[[float], float]) -> SigmaRange:
+        """Return the range from a start to an end in 0 to 1 of a model's schedule, as ComfyUI's own nodes count.
+
+        Raises ValueError where it ends before it starts.
+        """
+        start, end = percents
+        if start > end:
+            raise ValueError(f"The range from {start:g} to {end:g} ends before it starts; give the smaller one first.")
+        return cls(percent_to_sigma(start) if start > 0 else math.inf, percent_to_sigma(end))
+
+    def contains(self, sigmas: Tensor) -> bool:
+        """Return whether a step at `sigmas` [B] is in it; the device is asked only where it is not all of it."""
+        return self == WHOLE or self.last <= sigmas[0].item() <= self.first
+
+
+WHOLE = SigmaRange()
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Blocks that the negative pass skips in a part of the schedule."""
+
+    blocks: tuple[int, ...]
+    range: SigmaRange
+
+    def at(self, sigmas: Tensor) -> tuple[int, ...]:
+        """Return the blocks to skip in a step at `sigmas` [B]."""
+        return self.blocks if self.range.contains(sigmas) else ()
+
+
+class Guided(NamedTuple):
+    """Which modalities are guided in a step."""
+
+    video: bool
+    audio: bool
+
+
+BOTH = Guided(video=True, audio=True)
 
 
 def guide_parts(
@@ -20,23 +73,22 @@ def guide_parts(
     negative: Tensor,
     video_size: int,
     audio_cfg: float,
-    guided: tuple[bool, bool] = (True, True),
+    guided: Guided = BOTH,
 ) -> Tensor:
-    """Give the audio part of a guided result a scale of its own; a part that is not guided is the positive one.
+    """Apply the audio's own scale to a guided result; a modality that is not `guided` gets the positive prediction.
 
     All are packed joint latents [B, 1, N] whose first `video_size` numbers are video: `denoised` as the sampler's own
-    guidance left it, `positive` and `negative` as the model gave them. `guided` says so for video and audio.
+    guidance left it, `positive` and `negative` as the model predicted them.
     """
-    video_guided, audio_guided = guided
-    video, audio = (denoised if video_guided else positive)[..., :video_size], positive[..., video_size:]
-    if audio_guided:
+    video, audio = (denoised if guided.video else positive)[..., :video_size], positive[..., video_size:]
+    if guided.audio:
         below = negative[..., video_size:]
         audio = below + (audio - below) * audio_cfg
     return torch.cat([video, audio], dim=-1)
 
 
 def parse_blocks(text: str, num_layers: int) -> tuple[int, ...]:
-    """Read block numbers such as "11" or "7, 9"; empty skips none.
+    """Parse block numbers such as "11" or "7, 9"; empty skips none.
 
     Raises ValueError for what is not a number from 1 to num_layers - 1: Ovi's block 0 is never skipped.
     """
@@ -44,7 +96,7 @@ def parse_blocks(text: str, num_layers: int) -> tuple[int, ...]:
     for word in words:
         if not word.isdecimal() or not 0 < int(word) < num_layers:
             raise ValueError(
-                f"'{word}' is no block that can be skipped: give numbers from 1 to {num_layers - 1}, separated by "
+                f"'{word}' is not a block that can be skipped: give numbers from 1 to {num_layers - 1}, separated by "
                 "commas (Ovi never skips block 0)."
             )
     return tuple(sorted({int(word) for word in words}))

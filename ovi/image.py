@@ -1,4 +1,4 @@
-"""Images and frames at the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
+"""Images and frames fitted to the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 
 
 def fit_image(image: Tensor, width: int, height: int, fit: Fit = "crop", what: str = "start image") -> Tensor:
-    """Bring `image` [1, H, W, C >= 3] to [1, height, width, 3] like `fit_frames`.
+    """Fit `image` [1, H, W, C >= 3] to [1, height, width, 3], as `fit_frames` does.
 
     Raises ValueError for a batch, and for another size with "refuse"; `what` names the image there.
     """
@@ -22,13 +22,13 @@ def fit_image(image: Tensor, width: int, height: int, fit: Fit = "crop", what: s
 
 
 def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> Tensor:
-    """Bring frames [T, H, W, C >= 3] to [T, height, width, 3]; alpha is left out, as ComfyUI's own video nodes do.
+    """Fit frames [T, H, W, C >= 3] to [T, height, width, 3]; alpha is dropped, as by ComfyUI's own video nodes.
 
-    "crop" cuts the largest part of the wanted aspect from the centre, "stretch" changes the aspect, "pad" keeps the
-    whole picture between black bars, "refuse" takes only frames that have the size.
+    "crop" cuts the largest part of the wanted aspect ratio from the centre, "stretch" changes the aspect ratio, "pad"
+    adds black bars around the whole frame, "refuse" accepts only frames of exactly that size.
 
-    Resampling is the published one for every fit: bicubic (a = -0.75) without antialiasing, so a far larger image had
-    better be scaled down before, and without clamping: hard edges overshoot 0..1 a little, in the VAE's input too.
+    Resampling is the Ovi release's for every fit: bicubic (a = -0.75) without antialiasing, so far larger images should
+    be scaled down first, and without clamping: hard edges overshoot 0..1 slightly, also in the VAE's input.
 
     Raises ValueError for another size with "refuse".
     """
@@ -56,7 +56,7 @@ def _scaled(pixels: int, scale: float) -> int:
 
 
 def _centre(pixels: Tensor, width: int, height: int) -> Tensor:
-    """Cut `pixels` [T, C, H, W] about the centre (a view), or fill them up with black, to [T, C, height, width]."""
+    """Crop `pixels` [T, C, H, W] around the centre (a view), or pad them with black, to [T, C, height, width]."""
     left, top = (width - pixels.shape[-1]) // 2, (height - pixels.shape[-2]) // 2
     if left <= 0 and top <= 0:
         return pixels[..., -top : height - top, -left : width - left]

@@ -1,7 +1,7 @@
-"""Clips one after another, the end of each over the beginning of the next.
+"""Joining clips, the end of each over the beginning of the next.
 
-Frames are [T, H, W, C] at 24 per second, waves [C, S]. The frame where a clip begins gives the sample where its sound
-begins, each time counted from the start, so that picture and sound never drift apart.
+Frames are [T, H, W, C] at 24 fps, waves [C, S]. The frame where a clip begins gives the sample where its audio begins,
+always counted from the start of the joined clip, so that video and audio never drift apart.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torchaudio.functional import resample  # type: ignore[import-untyped]
 
 from . import geometry
 
-FADE = 0.1  # seconds in which the sound of one clip gives way to that of the next
+FADE = 0.1  # seconds of the crossfade from the audio of one clip to that of the next
 
 
 def overlap_frames(seconds: float) -> int:
-    """The frames nearest to `seconds` that latents hold from the start of a clip: 4n + 1, so 25 for a second."""
+    """Return the number of frames, 4n + 1 as latents hold from the start of a clip, nearest to `seconds`: 1 → 25."""
     frames = seconds * geometry.FPS
     return geometry.frames(round((frames - 1) / geometry.FRAMES_PER_LATENT) + 1)
 
 
 def starts(lengths: Sequence[int], overlap: int) -> list[int]:
-    """The frames where clips of `lengths` begin, and at last the frame where the last one ends."""
+    """Return the frames where clips of `lengths` begin, and last the frame where the last one ends."""
     *begins, end = accumulate((length - overlap for length in lengths), initial=0)
     return [*begins, end + overlap]
 
 
 def join_frames(clips: Sequence[Tensor], overlap: int) -> Tensor:
-    """Join clips of frames; in the overlap, where both show the same, one dissolves into the other.
+    """Join clips of frames; in the overlap one dissolves into the other.
 
     The joined clip has the dtype and the device of the first.
     """
@@ -47,29 +47,30 @@ def join_frames(clips: Sequence[Tensor], overlap: int) -> Tensor:
     return joined
 
 
-def alike(sounds: Sequence[Mapping[str, Any] | None], sample_rate: int) -> list[Tensor]:
-    """ComfyUI's AUDIOs, of which some are there, as waves [C, S] at one rate with one number of channels.
+def match_waves(tracks: Sequence[Mapping[str, Any] | None], sample_rate: int) -> list[Tensor]:
+    """Return ComfyUI's AUDIOs as waves [C, S] of one rate and one number of channels; None becomes an empty wave.
 
-    They get the dtype and the device of the first. A sound of one channel is the same in all of them, a missing one is
-    empty. Raises ValueError for other numbers of channels that differ.
+    At least one is not None; all get its dtype and device. Mono is repeated in every channel. Raises ValueError for
+    other numbers of channels that differ.
     """
-    first: Tensor = next(sound["waveform"] for sound in sounds if sound is not None)
+    first: Tensor = next(track["waveform"] for track in tracks if track is not None)
     waves = [
         first.new_zeros(1, 0)
-        if sound is None
-        else resample(sound["waveform"][0].float(), sound["sample_rate"], sample_rate).to(first)
-        for sound in sounds
+        if track is None
+        else resample(track["waveform"][0].float(), track["sample_rate"], sample_rate).to(first)
+        for track in tracks
     ]
     counts = {len(wave) for wave in waves}
     if len(counts - {1}) > 1:
-        raise ValueError(f"The clips' sounds have {' and '.join(map(str, sorted(counts)))} channels: mix them alike.")
+        listed = " and ".join(map(str, sorted(counts)))
+        raise ValueError(f"The clips' audio has {listed} channels: convert all to the same number first.")
     return [wave.expand(max(counts), -1) for wave in waves]
 
 
 def join_waves(waves: Sequence[Tensor], lengths: Sequence[int], overlap: int, sample_rate: int) -> Tensor:
-    """Join the sounds of clips of `lengths` frames, cut or filled up with silence to these.
+    """Join the audio of clips of `lengths` frames, each trimmed or padded with silence to its clip's duration.
 
-    They cross in the middle of the overlap: a clip's very ends are where decoded sound is least sure.
+    The crossfade is in the middle of the overlap: decoded audio is least reliable at the very ends of a clip.
     """
     *begins, total = starts(lengths, overlap)
 
@@ -80,7 +81,7 @@ def join_waves(waves: Sequence[Tensor], lengths: Sequence[int], overlap: int, sa
     for wave, length, begin in zip(waves, lengths, begins, strict=True):
         start, end = sample(begin), sample(begin + length)
         fitted = pad(wave, (0, end - start - wave.shape[1]))
-        first = 0  # sample of the clip from which on it is heard alone
+        first = 0  # the sample of the clip from which it is alone
         if begin:
             shared = sample(begin + overlap) - start
             fade = min(round(FADE * sample_rate), shared)
@@ -92,12 +93,12 @@ def join_waves(waves: Sequence[Tensor], lengths: Sequence[int], overlap: int, sa
 
 
 def cross(old: Tensor, new: Tensor) -> Tensor:
-    """Fade from one wave [C, S] to another with equal power throughout, whatever they have in common.
+    """Crossfade from one wave [C, S] to another at constant power, however correlated they are.
 
-    Gains cos and sin keep the power of unlike sounds, but raise that of like ones: with a correlation r it is
-    cos² + sin² + 2 r cos sin, which is divided out. Equal sounds thus come out unchanged.
+    The gains cos and sin preserve the power of uncorrelated waves, but raise that of correlated ones: with a
+    correlation r it is cos² + sin² + 2 r cos sin, which is divided out. Two equal waves thus come out unchanged.
     """
     angles = torch.linspace(0, torch.pi / 2, new.shape[1], device=new.device)
     fall, rise = angles.cos(), angles.sin()
-    alike = cosine_similarity(old.flatten(), new.flatten(), dim=0).clamp(min=0)
-    return (old * fall + new * rise) / (1 + 2 * alike * fall * rise).sqrt()
+    correlation = cosine_similarity(old.flatten(), new.flatten(), dim=0).clamp(min=0)
+    return (old * fall + new * rise) / (1 + 2 * correlation * fall * rise).sqrt()

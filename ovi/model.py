@@ -30,6 +30,7 @@ NO_FLOAT64 = ("mps", "xpu", "privateuseone")  # device types that (may) lack flo
 Attention = Callable[..., Tensor]
 Rotate = Callable[[Tensor, Tensor], Tensor]
 Timestep = Tensor | tuple[Tensor, Tensor]
+Texts = tuple[Tensor, Tensor]  # of the video tower and the audio tower, [B, text_len, D] each
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
@@ -106,12 +107,19 @@ class Layers(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """What one tower keeps from block to block."""
+    """What every block of one tower reads besides its tokens, the same in all blocks of a step."""
 
     time: Tensor  # [B, T, D], for the head
     modulation: Tensor  # [B, T, 6, D], for the blocks
     text: Tensor  # [B, text_len, D]
     rope: Tensor  # [1, L, 1, head_dim / 2, 2, 2]
+
+
+class FusionSource(NamedTuple):
+    """The tower that a tower attends to: its tokens [B, L', D] after self-attention, and its rotations."""
+
+    tokens: Tensor
+    rope: Tensor
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -156,14 +164,14 @@ class SelfAttention(nn.Module):
         self.norm_q = layers.rms_norm(dim)
         self.norm_k = layers.rms_norm(dim)
 
-    def turned(self, x: Tensor, table: Tensor) -> Tensor:
+    def rotate_heads(self, x: Tensor, table: Tensor) -> Tensor:
         """Rotate x [B, L, D] head by head."""
         return self.rotate(x.unflatten(2, (self.heads, -1)), table).flatten(2)
 
     def forward(self, x: Tensor, table: Tensor, options: Mapping[str, Any]) -> Tensor:
         """x [B, L, D] → [B, L, D]."""
-        q = self.turned(self.norm_q(self.q(x)), table)
-        k = self.turned(self.norm_k(self.k(x)), table)
+        q = self.rotate_heads(self.norm_q(self.q(x)), table)
+        k = self.rotate_heads(self.norm_k(self.k(x)), table)
         return self.o(self.attention(q, k, self.v(x), self.heads, transformer_options=options))
 
 
@@ -178,27 +186,27 @@ class CrossAttention(SelfAttention):
         self.norm_k_fusion = layers.rms_norm(dim)
 
     def forward(
-        self, x: Tensor, text: Tensor, options: Mapping[str, Any], fusion: tuple[Tensor, Tensor, Tensor] | None = None
+        self, x: Tensor, stream: Stream, options: Mapping[str, Any], source: FusionSource | None = None
     ) -> Tensor:
-        """x [B, L, D], text [B, text_len, D] → [B, L, D].
+        """x [B, L, D], with its tower's stream → [B, L, D].
 
-        `fusion` is (the other tower's tokens [B, L', D], this tower's rotations, the other's rotations); without it the
-        tower reads its text alone. The padded text rows are attended to, as in training: there is no text mask.
+        Without a `source` the tower attends to its text alone. Padded text rows are attended to as well, as in
+        training: there is no text mask.
         """
+        text = stream.text
         q = self.norm_q(self.q(x))
-        from_other = None if fusion is None else self.attend_other(q, *fusion, options)
+        from_other = None if source is None else self.attend_other(q, stream.rope, source, options)
         out = self.attention(q, self.norm_k(self.k(text)), self.v(text), self.heads, transformer_options=options)
         if from_other is not None:
             out = out + from_other
         return self.o(out)
 
-    def attend_other(
-        self, q: Tensor, other: Tensor, table: Tensor, other_table: Tensor, options: Mapping[str, Any]
-    ) -> Tensor:
-        """What the query [B, L, D], rotated here, finds in the other tower's tokens [B, L', D]."""
-        other = self.pre_attn_norm_fusion(other)
-        k = self.turned(self.norm_k_fusion(self.k_fusion(other)), other_table)
-        return self.attention(self.turned(q, table), k, self.v_fusion(other), self.heads, transformer_options=options)
+    def attend_other(self, q: Tensor, table: Tensor, source: FusionSource, options: Mapping[str, Any]) -> Tensor:
+        """Attend with q [B, L, D], rotated here by `table`, to the other tower's tokens; return [B, L, D]."""
+        other = self.pre_attn_norm_fusion(source.tokens)
+        q = self.rotate_heads(q, table)
+        k = self.rotate_heads(self.norm_k_fusion(self.k_fusion(other)), source.rope)
+        return self.attention(q, k, self.v_fusion(other), self.heads, transformer_options=options)
 
 
 class Gelu(nn.GELU):
@@ -228,11 +236,10 @@ class Block(nn.Module):
         return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), stream.rope, options), gate)
 
     def attend_cross(
-        self, x: Tensor, stream: Stream, options: Mapping[str, Any], other: tuple[Tensor, Stream] | None
+        self, x: Tensor, stream: Stream, options: Mapping[str, Any], source: FusionSource | None
     ) -> Tensor:
-        """Add the attention to the text and, if given, to the other tower; neither modulated nor gated."""
-        fusion = None if other is None else (other[0], stream.rope, other[1].rope)
-        return x + self.cross_attn(self.norm3(x), stream.text, options, fusion)
+        """Add the attention to the text and, with a `source`, to the other tower; neither modulated nor gated."""
+        return x + self.cross_attn(self.norm3(x), stream, options, source)
 
     def feed_forward(self, x: Tensor, stream: Stream) -> Tensor:
         """Add the gated feed-forward to x [B, L, D]."""
@@ -277,7 +284,10 @@ class GatedConvolutions(nn.Module):
 
 
 class Tower(nn.Module):
-    """What both towers have: text and time embedding, blocks and head."""
+    """What both towers have: text and time embedding, blocks and head.
+
+    Text is embedded once per prompt (`embed_text`), everything else in every step (`embed`).
+    """
 
     patch_embedding: nn.Module
 
@@ -295,17 +305,24 @@ class Tower(nn.Module):
         self.blocks = nn.ModuleList([Block(layers, dim, ffn_dim, config.num_heads) for _ in range(config.num_layers)])
         self.head = Head(layers, dim, out)
 
-    def stream(self, table: Tensor, timestep: Tensor, context: Tensor, dtype: torch.dtype) -> Stream:
-        """Embed the timestep ([B] or [B, T]) and the text [B, T <= text_len, text_dim]."""
-        steps = timestep.view(timestep.shape[0], -1)
-        features = sinusoid(steps.flatten(), self.config.freq_dim).to(device=context.device, dtype=dtype)
-        time = self.time_embedding(features).unflatten(0, steps.shape)
+    def embed_text(self, context: Tensor, dtype: torch.dtype) -> Tensor:
+        """Embed a text [B, T <= text_len, text_dim], padded with zeros: [B, text_len, D]. It depends on no step.
+
+        Raises ValueError for more than text_len tokens.
+        """
         missing = self.config.text_len - context.shape[1]
         if missing < 0:
             raise ValueError(
-                f"The text has {context.shape[1]} tokens; Ovi reads at most {self.config.text_len}: shorten the prompt."
+                f"The prompt has {context.shape[1]} tokens, but Ovi reads at most {self.config.text_len}: shorten it, "
+                "or use 'Ovi Text Encode', which truncates it as the Ovi release does and says so."
             )
-        text = self.text_embedding(F.pad(context.to(dtype), (0, 0, 0, missing)))
+        return self.text_embedding(F.pad(context.to(dtype), (0, 0, 0, missing)))
+
+    def stream(self, tokens: Tensor, table: Tensor, timestep: Tensor, text: Tensor) -> Stream:
+        """Embed the timestep ([B] or [B, T]) of `tokens`, beside the embedded text [B, text_len, D]."""
+        steps = timestep.view(timestep.shape[0], -1)
+        features = sinusoid(steps.flatten(), self.config.freq_dim).to(device=tokens.device, dtype=tokens.dtype)
+        time = self.time_embedding(features).unflatten(0, steps.shape)
         return Stream(time, self.time_projection(time).unflatten(2, (6, -1)), text, table)
 
 
@@ -317,8 +334,8 @@ class VideoTower(Tower):
         super().__init__(layers, config, config.video_ffn_dim, config.video_channels * patch[0] * patch[1] * patch[2])
         self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
 
-    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor) -> tuple[Tensor, Stream]:
-        """Tokens [B, F * H/2 * W/2, D] of a latent, and what goes with them.
+    def embed(self, latent: Tensor, timestep: Tensor, text: Tensor) -> tuple[Tensor, Stream]:
+        """Return the tokens [B, F * H/2 * W/2, D] of a latent, and their stream.
 
         Odd edges wrap around, as in ComfyUI's Wan.
         """
@@ -330,10 +347,10 @@ class VideoTower(Tower):
         _, _, frames, height, width = patches.shape
         table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        return tokens, self.stream(table, timestep, context, tokens.dtype)
+        return tokens, self.stream(tokens, table, timestep, text)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
-        """The head's patches (p, q, C; channel fastest) put together to the latent's shape."""
+        """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape."""
         _, p, q = self.config.patch_size
         _, _, frames, height, width = latent.shape
         patches = self.head(tokens, stream.time)
@@ -353,15 +370,15 @@ class AudioTower(Tower):
             GatedConvolutions(layers, config.dim, config.audio_patch_dim),
         )
 
-    def embed(self, latent: Tensor, timestep: Tensor, context: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
-        """Tokens [B, L, D] of a latent, and what goes with them; `start` is the position of the first."""
+    def embed(self, latent: Tensor, timestep: Tensor, text: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
+        """Return the tokens [B, L, D] of a latent, and their stream; `start` is the position of the first token."""
         tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
         config = self.config
         table = rope.audio_table(tokens.shape[1], config.head_dim, config.audio_rope_scale, like=tokens, start=start)
-        return tokens, self.stream(table, timestep, context, tokens.dtype)
+        return tokens, self.stream(tokens, table, timestep, text)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
-        """The head's patches in the latent's layout."""
+        """Bring the head's output to the latent's layout."""
         return self.head(tokens, stream.time).transpose(1, 2)
 
 
@@ -401,7 +418,7 @@ class OviModel(nn.Module):
         audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
     ) -> list[Tensor | None]:
-        """Velocities of both modalities.
+        """Predict the velocities of both modalities.
 
         x: [video [B, 48, F, H, W], audio [B, 20, L]]; either may be None, then the other tower runs alone and reads
         only its text.
@@ -410,50 +427,78 @@ class OviModel(nn.Module):
         the audio tower reads that instead.
         skip_blocks: blocks to skip, in both towers, for the rows of the batch where `skip_rows` is true (None: all
         rows).
-        audio_start: the position of the first audio latent, where the clip is a part of a longer one.
+        audio_start: the position of the first audio latent, where x is a part of a longer clip.
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens.
         """
+        latent = next((part for part in x if part is not None), None)
+        if latent is None:
+            raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
+        return self.velocities(
+            x,
+            timestep,
+            self.embed_texts(context, audio_context, dtype=latent.dtype),
+            skip_blocks=skip_blocks,
+            skip_rows=skip_rows,
+            audio_start=audio_start,
+            transformer_options=transformer_options,
+        )
+
+    def embed_texts(self, context: Tensor, audio_context: Tensor | None = None, *, dtype: torch.dtype) -> Texts:
+        """Embed the texts of both towers, [B, T, text_dim] each: once per prompt, since no step changes them."""
+        audio_context = context if audio_context is None else audio_context
+        return self.video_model.embed_text(context, dtype), self.audio_model.embed_text(audio_context, dtype)
+
+    def velocities(
+        self,
+        x: Sequence[Tensor | None],
+        timestep: Timestep,
+        texts: Texts,
+        *,
+        skip_blocks: Collection[int] = (),
+        skip_rows: Sequence[bool] | None = None,
+        audio_start: float = 0.0,
+        transformer_options: Mapping[str, Any] | None = None,
+    ) -> list[Tensor | None]:
+        """Do what every step needs: `forward` with texts that `embed_texts` has embedded."""
         options = dict(transformer_options or {})
         video_time, audio_time = timestep if isinstance(timestep, tuple) else (timestep, timestep)
-        audio_context = context if audio_context is None else audio_context
         video_latent, audio_latent = x
+        video_text, audio_text = texts
         if video_latent is None:
-            if audio_latent is None:
-                raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
-            return [None, alone(self.audio_model, audio_latent, audio_time, audio_context, options)]
+            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]  # type: ignore[arg-type]
         if audio_latent is None:
-            return [alone(self.video_model, video_latent, video_time, context, options), None]
+            return [alone(self.video_model, video_latent, video_time, video_text, options), None]
 
-        video, video_stream = self.video_model.embed(video_latent, video_time, context)
-        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_context, audio_start)
+        video, video_stream = self.video_model.embed(video_latent, video_time, video_text)
+        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_text, audio_start)
         streams = (video_stream, audio_stream)
-        kept = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
+        unskipped = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
         replacements = options.get("patches_replace", {}).get("dit", {})
         options["total_blocks"] = self.config.num_layers
         for i, pair in enumerate(self.block_pairs(video.device, options)):
             options["block_index"] = i
             replace = replacements.get(("double_block", i))
             run = fuse if replace is None else partial(_replaced, replace)
-            if i not in skip_blocks or len(kept) == len(video):
+            if i not in skip_blocks or len(unskipped) == len(video):
                 video, audio = run(pair, video, audio, streams, options)
-            elif kept:
-                video, audio = _on_rows(run, kept, pair, video, audio, streams, options)
+            elif unskipped:
+                video, audio = _on_rows(run, unskipped, pair, video, audio, streams, options)
         return [
             self.video_model.velocity(video, video_stream, video_latent),
             self.audio_model.velocity(audio, audio_stream, audio_latent),
         ]
 
     def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
-        """The blocks of both towers in order, in pairs. A host that fetches weights ahead of their use does it here."""
+        """Iterate over the pairs of blocks in order. A host that prefetches weights overrides this."""
         return zip(self.video_model.blocks, self.audio_model.blocks, strict=True)  # type: ignore[arg-type]
 
 
 def alone(
-    tower: VideoTower | AudioTower, latent: Tensor, timestep: Tensor, context: Tensor, options: Mapping[str, Any]
+    tower: VideoTower | AudioTower, latent: Tensor, timestep: Tensor, text: Tensor, options: Mapping[str, Any]
 ) -> Tensor:
-    """The velocity from one tower without the other. Blocks are never skipped, as published."""
-    tokens, stream = tower.embed(latent, timestep, context)
+    """Predict the velocity with one tower, without the other. As in the Ovi release, no block is skipped."""
+    tokens, stream = tower.embed(latent, timestep, text)
     for block in tower.blocks:
         tokens = block(tokens, stream, options)
     return tower.velocity(tokens, stream, latent)
@@ -471,11 +516,11 @@ def fuse(
     audio = audio_block.attend_self(audio, audio_stream, options)
     # Each tower attends to the other as it stands after self-attention. The audio goes first: were it last, the video's
     # tokens of before and after their cross-attention would be needed at the same time.
-    to_video = (video, video_stream) if options.get("v2a_cross_attn", True) else None
-    to_audio = (audio, audio_stream) if options.get("a2v_cross_attn", True) else None
-    audio = audio_block.attend_cross(audio, audio_stream, options, to_video)
-    del to_video
-    video = video_block.attend_cross(video, video_stream, options, to_audio)
+    video_source = FusionSource(video, video_stream.rope) if options.get("v2a_cross_attn", True) else None
+    audio_source = FusionSource(audio, audio_stream.rope) if options.get("a2v_cross_attn", True) else None
+    audio = audio_block.attend_cross(audio, audio_stream, options, video_source)
+    del video_source
+    video = video_block.attend_cross(video, video_stream, options, audio_source)
     return video_block.feed_forward(video, video_stream), audio_block.feed_forward(audio, audio_stream)
 
 

@@ -1,6 +1,6 @@
-"""Prompts as the published checkpoints were trained to read them.
+"""Prompts in the form that the released checkpoints were trained on.
 
-Words between <S> and <E> are spoken. The sound is described between <AUDCAP> and <ENDAUDCAP> for the checkpoint
+Words between <S> and <E> are spoken. The audio is described between <AUDCAP> and <ENDAUDCAP> for the checkpoint
 720x720_5s, and after "Audio:" at the end of the prompt for the 960x960 ones.
 """
 
@@ -16,13 +16,12 @@ from .geometry import VARIANTS, seconds
 AS_WRITTEN = "as written"
 STYLES = (*VARIANTS, AS_WRITTEN)
 
-# 150 words a minute, a usual figure for talk in English, and 240 characters a minute, one for Chinese: estimates, not
-# Ovi's.
+# Estimates, not Ovi's: 150 words a minute is usual for English speech, 240 characters a minute for Chinese.
 WORDS_PER_SECOND = 2.5
 CHARACTERS_PER_SECOND = 4.0
-_CHARACTER = re.compile("[\u3040-\u30ff\u3400-\u9fff]")  # of Chinese and Japanese, which put no spaces between words
+_CHARACTER = re.compile("[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese, which have no spaces between words
 
-# The published negative prompts, one for each tower.
+# The Ovi release's negative prompts, one for each tower.
 VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
 AUDIO_NEGATIVE = "robotic, muffled, echo, distorted"
 
@@ -31,14 +30,16 @@ _STRAIGHT_QUOTES = str.maketrans(dict.fromkeys(_CURLY_SINGLE, "'") | dict.fromke
 
 
 class FormattedPrompt(NamedTuple):
-    """A prompt for the text encoder, and one sentence about each thing that was changed in it."""
+    """A prompt for the text encoder, and one note on each change that was made to it."""
 
     text: str
     notes: tuple[str, ...]
 
 
 def format_prompt(text: str, style: str) -> FormattedPrompt:
-    """Rewrite the description of the sound for the checkpoint `style`, by the published rules; "as written" keeps it.
+    """Rewrite the description of the audio for the checkpoint `style`, by the Ovi release's rules.
+
+    The style "as written" changes nothing.
 
     Raises ValueError where a speech tag <S> is not closed, in any style.
     """
@@ -55,21 +56,23 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
         formatted = re.sub(r"<AUDCAP>(.*?)<ENDAUDCAP>", r"Audio: \1", text, flags=re.DOTALL)
     if formatted == text:
         return FormattedPrompt(text, ())
-    return FormattedPrompt(formatted, (f'"{found}" was rewritten as "{wanted}", which {style} was trained on.',))
+    return FormattedPrompt(
+        formatted, (f'"{found}" was rewritten as "{wanted}", the form that {style} was trained on.',)
+    )
 
 
 def compose(scene: str, speech: str, sound: str, style: str) -> str:
-    """Put a prompt together in the form that the checkpoint `style` was trained on.
+    """Compose a prompt in the form that the checkpoint `style` was trained on.
 
-    `speech` has a line for each turn, "who: words", which becomes "who says, <S>words<E>"; empty lines are left out,
-    and so is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
+    `speech` has one line per turn, "who: words", which becomes "who says, <S>words<E>". Empty lines are skipped, and so
+    is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
     """
     turns = [_turn(line) for line in speech.splitlines() if line.strip()]
-    told = " ".join(filter(None, [scene.strip(), *turns]))
+    seen_and_said = " ".join(filter(None, [scene.strip(), *turns]))
     if not sound.strip():
-        return told
+        return seen_and_said
     tags = "<AUDCAP>{}<ENDAUDCAP>" if VARIANTS[style].audio_tag == "AUDCAP" else "Audio: {}"
-    return f"{told}\n\n{tags.format(sound.strip())}".lstrip()
+    return f"{seen_and_said}\n\n{tags.format(sound.strip())}".lstrip()
 
 
 def _turn(line: str) -> str:
@@ -81,9 +84,9 @@ def _turn(line: str) -> str:
 
 
 def speech_note(text: str, frames: int) -> str:
-    """Say how long the words between <S> and <E> take, against a clip of `frames`."""
+    """Say how long the words between <S> and <E> take, compared with a clip of `frames`."""
     speech, characters = _CHARACTER.subn(" ", " ".join(re.findall("<S>(.*?)<E>", text, flags=re.DOTALL)))
-    words = len(re.findall(r"\w\S*", speech))  # what has a letter or a digit in it
+    words = len(re.findall(r"\w\S*", speech))  # anything with a letter or a digit
     spoken, clip = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
     amounts = ((words, "word"), (characters, "character"))
     counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
@@ -92,9 +95,9 @@ def speech_note(text: str, frames: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Undo HTML escapes (twice, as published), straighten curly quotes, compose accents and collapse whitespace.
+    """Undo HTML escapes (twice, as in the Ovi release), straighten curly quotes, compose accents, collapse whitespace.
 
-    The published text encoder runs ftfy, which also repairs wrongly decoded text; that is not done here.
+    The Ovi release also runs ftfy, which repairs wrongly decoded text; this does not.
     """
     text = html.unescape(html.unescape(text)).translate(_STRAIGHT_QUOTES)
     return " ".join(unicodedata.normalize("NFC", text).split())

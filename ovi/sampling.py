@@ -1,4 +1,4 @@
-"""The published noise schedules and the published UniPC sampler.
+"""The noise schedules and the UniPC sampler of the Ovi release.
 
 Conventions: sigma runs from 1 (noise) to 0 (clean), x_sigma = (1 - sigma) x0 + sigma noise, timestep = 1000 sigma.
 A schedule of n steps has n + 1 sigmas, the last one 0, and n timesteps. UniPC counts in lambda, half the log-SNR:
@@ -19,14 +19,15 @@ from torch import Tensor
 from tqdm.auto import trange
 
 SOLVERS = ("unipc", "dpm++", "euler")
+SHIFT = 5.0  # the Ovi release's
 TRAIN_TIMESTEPS = 1000
 
 # Float32 schedules that should start at 1 can start a few units in the last place above it (ComfyUI's with shift 4.03).
 SIGMA_MAX = 1 + 1e-5
 
 
-def flow_sigmas(steps: int, shift: float = 5.0, solver: str = "unipc") -> Tensor:
-    """Return the published sigmas of a solver, float32 [steps + 1], from (nearly) 1 down to 0.
+def flow_sigmas(steps: int, shift: float = SHIFT, solver: str = "unipc") -> Tensor:
+    """Return the Ovi release's sigmas of a solver, float32 [steps + 1], from (nearly) 1 down to 0.
 
     Raises ValueError for an unknown solver or fewer than one step.
     """
@@ -34,8 +35,8 @@ def flow_sigmas(steps: int, shift: float = 5.0, solver: str = "unipc") -> Tensor
     return torch.cat([grid, grid.new_zeros(1)]).float()
 
 
-def flow_timesteps(steps: int, shift: float = 5.0, solver: str = "unipc") -> Tensor:
-    """Return the published timesteps of the same schedule, [steps]: float32 for "euler", else int64.
+def flow_timesteps(steps: int, shift: float = SHIFT, solver: str = "unipc") -> Tensor:
+    """Return the Ovi release's timesteps of the same schedule, [steps]: float32 for "euler", else int64.
 
     The integers are 1000 sigma truncated before sigma is rounded to float32, so 0.4 may give 399. ComfyUI itself feeds
     1000 sigma. Raises ValueError like `flow_sigmas`.
@@ -45,13 +46,13 @@ def flow_timesteps(steps: int, shift: float = 5.0, solver: str = "unipc") -> Ten
 
 
 def _shifted_grid(steps: int, shift: float, solver: str) -> Tensor:
-    """The sigmas above 0, float64 [steps]. NumPy's linspace is the published one: torch's differs in the last bits."""
+    """Return the sigmas above 0, float64 [steps]. As in the release, by NumPy: torch's linspace differs in last bits."""
     if solver not in SOLVERS:
-        raise ValueError(f"Unknown solver {solver!r}; the published ones are {', '.join(SOLVERS)}.")
+        raise ValueError(f"Unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}.")
     if steps < 1:
         raise ValueError(f"A schedule needs at least 1 step, got {steps}.")
     if solver == "euler":
-        # A quirk of the published scheduler: its lowest sigma is shifted twice, the first time in float32.
+        # A quirk of the release: the lowest sigma is shifted twice, the first time in float32.
         grid = np.linspace(1, _shift(torch.tensor(1 / TRAIN_TIMESTEPS), shift).item(), steps)
     else:
         # UniPC starts at its largest training sigma, which is stored in float32.
@@ -73,7 +74,7 @@ def sample_unipc(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Denoise `x` [B, ...] along strictly falling `sigmas` with the published UniPC (order 2, bh2, data prediction).
+    """Denoise `x` [B, ...] along strictly falling `sigmas` with the Ovi release's UniPC (order 2, bh2, data prediction).
 
     `model(x, sigma [B], **extra_args)` returns the denoised x0. `callback` and `disable` (the progress bar) are those
     of k-diffusion. Each step calls the model once: its x0 first corrects the x that it was computed at, then predicts

@@ -1,4 +1,4 @@
-"""A picture of a sound, to look at beside the frames."""
+"""A spectrogram of the audio, to look at beside the frames."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 WIDTH, HEIGHT = 768, 192  # pixels
 WINDOW = 1024  # samples of one column
-TOP_FREQUENCY = 8000.0  # Hz; Ovi's sound, made at 16 kHz, has nothing above
+TOP_FREQUENCY = 8000.0  # Hz; Ovi's audio, generated at 16 kHz, has nothing above
 RANGE = 80.0  # decibels from black to white
-QUIET = -40.0  # decibels; what is not louder anywhere, such as silence, is not lit up to white
+QUIET = -40.0  # decibels; audio that is never louder, such as silence, stays dark
 
 
 def spectrogram(waveform: Tensor, sample_rate: int) -> Tensor:
     """Draw a waveform [B, C, S], its channels mixed, as an IMAGE [B, HEIGHT, WIDTH, 3].
 
-    Time runs to the right, frequency upwards from 0 to 8 kHz; white is the loudest of the sound, black 80 dB below.
+    Time runs to the right, frequency upwards from 0 to 8 kHz; white is the loudest point, black 80 dB below.
     """
     mono = waveform.float().mean(1)
     mono = F.pad(mono, (0, max(0, WINDOW - mono.shape[1])))
@@ -27,5 +27,5 @@ def spectrogram(waveform: Tensor, sample_rate: int) -> Tensor:
     decibels = 10 * power.clamp(min=1e-12).log10()
     loudest = decibels.amax((1, 2), keepdim=True).clamp(min=QUIET)
     brightness = (1 + (decibels - loudest) / RANGE).clamp(min=0)
-    picture = F.interpolate(brightness.flip(1)[:, None], (HEIGHT, WIDTH), mode="bilinear", antialias=True)
-    return picture.movedim(1, -1).expand(-1, -1, -1, 3)
+    image = F.interpolate(brightness.flip(1)[:, None], (HEIGHT, WIDTH), mode="bilinear", antialias=True)
+    return image.movedim(1, -1).expand(-1, -1, -1, 3)

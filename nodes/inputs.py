@@ -1,0 +1,111 @@
+"""Inputs, and their limits, that several nodes have."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..ovi import geometry, image
+
+WIDTH, HEIGHT, LENGTH = 1280, 704, 121  # pixels, pixels, frames
+MAX_SIZE = 16384  # ComfyUI's own limit of sizes and lengths
+MAX_BATCH = 64
+MAX_SECONDS = 10_000.0
+MAX_STRENGTH = 100.0  # ComfyUI's own limit of a LoRA's strength
+PROMPT_STYLE = "960x960_5s"
+NO_SECOND_FILE = "none"  # where the first file of a model holds both towers
+REGENERATED = {"video": (True, False), "audio": (False, True), "both": (True, True)}  # of video and audio
+
+
+def size_inputs() -> list[io.Input]:
+    """Width, height and length."""
+    return [
+        io.Int.Input(
+            "width",
+            default=WIDTH,
+            min=geometry.SIZE_MULTIPLE,
+            max=MAX_SIZE,
+            step=geometry.SIZE_MULTIPLE,
+            tooltip="Pixels, a multiple of 32. The checkpoints were trained on about 720x720 or 960x960 pixels in "
+            "total, in any shape.",
+        ),
+        io.Int.Input(
+            "height",
+            default=HEIGHT,
+            min=geometry.SIZE_MULTIPLE,
+            max=MAX_SIZE,
+            step=geometry.SIZE_MULTIPLE,
+            tooltip="Pixels, a multiple of 32.",
+        ),
+        length_input(
+            1,
+            "Frames at 24 per second, 4n + 1. The audio gets the same duration. 121 frames are 5 seconds; 241 are 10 "
+            "seconds, for model_960x960_10s.",
+        ),
+    ]
+
+
+def length_input(shortest: int, tooltip: str) -> io.Input:
+    """The length of a clip in frames."""
+    return io.Int.Input(
+        "length", default=LENGTH, min=shortest, max=MAX_SIZE, step=geometry.FRAMES_PER_LATENT, tooltip=tooltip
+    )
+
+
+def batch_input() -> io.Input:
+    """The number of clips."""
+    return io.Int.Input(
+        "batch_size",
+        default=1,
+        min=1,
+        max=MAX_BATCH,
+        tooltip="Number of clips to generate at once, each from its own noise.",
+    )
+
+
+def fit_input(what: str) -> io.Input:
+    """How images or frames of another size are fitted; `what` names them."""
+    return io.Combo.Input(
+        "fit",
+        options=list(image.FITS),
+        default="crop",
+        tooltip=f"What to do with {what} of another shape: crop from the centre, stretch, pad with black bars, or "
+        "refuse.",
+    )
+
+
+def prompt_style_input(styles: list[str], addition: str = "") -> io.Input:
+    """The checkpoint that a prompt is for."""
+    return io.Combo.Input(
+        "prompt_style",
+        options=styles,
+        default=PROMPT_STYLE,
+        tooltip="The checkpoint's prompt format: 720x720_5s (model.safetensors) was trained with <AUDCAP>, the 960x960 "
+        f"checkpoints with 'Audio:'.{addition}",
+    )
+
+
+def text_input(name: str, default: str, tooltip: str) -> io.Input:
+    """A prompt, or a part of one."""
+    return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
+
+
+def regenerated_inputs() -> list[io.Input]:
+    """From when to when something is regenerated."""
+    return [
+        io.Float.Input(
+            "remake_start",
+            default=0.0,
+            min=0.0,
+            max=MAX_SECONDS,
+            step=0.01,
+            tooltip="Where the regenerated part begins, in seconds from the start of the clip.",
+        ),
+        io.Float.Input(
+            "remake_end",
+            default=0.0,
+            min=0.0,
+            max=MAX_SECONDS,
+            step=0.01,
+            tooltip="Where the regenerated part ends, in seconds from the start of the clip. 0 is the end of the clip.",
+        ),
+    ]

@@ -1,0 +1,101 @@
+"""Ovi Guidance on a MODEL: the audio's own scale, skipped blocks, and the part of the schedule of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+from torch import Tensor
+
+from ..guidance import SKIP_KEY, WHOLE, Guided, SigmaRange, Skip, guide_parts, parse_blocks
+from .model import Ovi
+
+Predict = Callable[[Mapping[str, Any]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The audio's scale, and when each modality is guided. Two methods are hooks in ComfyUI's sampling."""
+
+    audio_cfg: float
+    video: SigmaRange
+    audio: SigmaRange
+    predict: Predict  # the hook that `predict_needed` stands in for
+
+    def at(self, sigma: Tensor) -> Guided:
+        """Return which modalities are guided in a step at `sigma` [B]."""
+        return Guided(self.video.contains(sigma), self.audio_cfg != 1.0 and self.audio.contains(sigma))
+
+    def predict_needed(self, args: Mapping[str, Any]) -> list[Tensor]:
+        """Predict without the negative prompt where nothing is guided.
+
+        The positive prediction then stands for both, so that any scale gives it back exactly.
+        """
+        if any(self.at(args["sigma"])):
+            return self.predict(args)
+        positive, *_ = self.predict({**args, "conds": [args["conds"][0], None]})
+        return [positive, positive]
+
+    def guide_audio(self, args: Mapping[str, Any]) -> Tensor:
+        """Apply the audio's own scale to what the sampler's guidance made of both predictions."""
+        denoised: Tensor = args["denoised"]
+        guided = self.at(args["sigma"])
+        if args["uncond"] is None:
+            if guided.audio:
+                raise ValueError(
+                    f"Ovi Guidance has an audio cfg of {self.audio_cfg}, but the guider has no negative prompt; "
+                    "use a sampler or guider with a negative input, or an audio cfg of 1."
+                )
+            return denoised
+        size = args["model"].latent_format.video_size(denoised)
+        return guide_parts(denoised, args["cond_denoised"], args["uncond_denoised"], size, self.audio_cfg, guided)
+
+
+def guide(
+    model: comfy.model_patcher.ModelPatcher,
+    audio_cfg: float,
+    skip_blocks: str,
+    skip: tuple[float, float] = (0.0, 1.0),
+    video: tuple[float, float] = (0.0, 1.0),
+    audio: tuple[float, float] = (0.0, 1.0),
+) -> comfy.model_patcher.ModelPatcher:
+    """Return a clone of an Ovi MODEL with a guidance scale for the audio and blocks that the negative pass skips.
+
+    The video's scale stays that of the sampler or guider. `skip`, `video` and `audio` are the parts of the schedule,
+    start and end in 0 to 1, in which blocks are skipped and each modality is guided; where neither modality is, there
+    is no negative pass. Raises ValueError for a model that is not Ovi or has Ovi Guidance already, a block that cannot
+    be skipped, and a part that ends before it starts.
+    """
+    if not isinstance(model.model, Ovi):
+        raise ValueError(f"Ovi Guidance got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
+    if SKIP_KEY in model.model_options["transformer_options"]:
+        raise ValueError("This MODEL has been through an Ovi Guidance already; connect the MODEL from before that one.")
+    blocks = parse_blocks(skip_blocks, model.model.diffusion_model.config.num_layers)
+    to_sigma = model.get_model_object("model_sampling").percent_to_sigma
+    skip_range, video_range, audio_range = (SigmaRange.from_percents(part, to_sigma) for part in (skip, video, audio))
+    model = model.clone()
+    options = model.model_options
+    options["transformer_options"][SKIP_KEY] = Skip(blocks, skip_range)
+    predict = options.get("sampler_calc_cond_batch_function", _predict)
+    guidance = Guidance(audio_cfg, video_range, audio_range, predict)
+    if (video_range, audio_range) != (WHOLE, WHOLE):
+        options["sampler_calc_cond_batch_function"] = guidance.predict_needed
+    # With a video cfg of 1, core would leave out the negative pass, which the audio needs.
+    model.set_model_sampler_post_cfg_function(guidance.guide_audio, disable_cfg1_optimization=audio_cfg != 1.0)
+    # First, because it replaces the audio: what other nodes do to the guided result has to come after.
+    _move_last_to_front(options["sampler_post_cfg_function"])
+    return model
+
+
+def _predict(args: Mapping[str, Any]) -> list[Tensor]:
+    """Predict as ComfyUI does where no node replaces its function."""
+    return comfy.samplers.calc_cond_batch(
+        args["model"], args["conds"], args["input"], args["sigma"], args["model_options"]
+    )
+
+
+def _move_last_to_front(functions: list[Any]) -> None:
+    functions[:] = functions[-1:] + functions[:-1]

@@ -1,0 +1,113 @@
+"""Loading an Ovi model into a ModelPatcher, as ComfyUI's own loaders do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.quant_ops
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from .. import checkpoint
+from .latent import check_latent
+from .model import Ovi, OviSupported
+
+WRAPPER_KEY = "ovi"
+
+
+def load(
+    paths: Sequence[str], model_options: Mapping[str, Any] | None = None, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """Load an Ovi model from one file with both towers, or from two files with one each, in either order.
+
+    `model_options` are those of ComfyUI's own loader ("dtype", "fp8_optimizations", "custom_operations", "load_device",
+    "offload_device"). Raises ValueError where the files are not a complete, sound Ovi model.
+    """
+    options = dict(model_options or {})
+    sd, _, config = checkpoint.assemble(_read(path) for path in paths)
+    if strange := set(checkpoint.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+        raise ValueError(
+            f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update ComfyUI, or "
+            "take a file of another format."
+        )
+
+    supported = OviSupported({"ovi_config": config})
+    supported.quant_config = comfy.utils.detect_layer_quantization(sd, "")
+    load_device = options.get("load_device", comfy.model_management.get_torch_device())
+    offload_device = options.get("offload_device", comfy.model_management.unet_offload_device())
+    supported.set_inference_dtype(*_dtypes(sd, supported, options.get("dtype"), load_device))
+    supported.custom_operations = options.get("custom_operations")
+    if options.get("fp8_optimizations"):
+        supported.optimizations["fp8"] = True
+
+    model = supported.get_model(sd)
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    if not comfy.model_management.is_device_cpu(offload_device):
+        model.to(offload_device)
+    model.load_model_weights(sd, "", assign=patcher.is_dynamic())
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
+    patcher.cached_patcher_init = (load, (paths, options))
+    return patcher
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
+    """Return a file's tensors and metadata."""
+    if path.lower().endswith(".gguf"):
+        raise ValueError(
+            f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
+            "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
+        )
+    return comfy.utils.load_torch_file(path, return_metadata=True)
+
+
+def _dtypes(
+    sd: Mapping[str, Tensor], supported: OviSupported, asked: torch.dtype | None, device: torch.device
+) -> tuple[torch.dtype, torch.dtype | None]:
+    """Choose the dtypes of the weights and (None: the same) of the computation, as ComfyUI's own loader does."""
+    management = comfy.model_management
+    weights = asked or management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(sd),
+        supported_dtypes=supported.supported_inference_dtypes,
+        weight_dtype=None if supported.quant_config else comfy.utils.weight_dtype(sd),
+    )
+    if weights == torch.float16:  # --fp16-unet: stored so, but never computed in
+        return weights, torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+    stored = None if supported.quant_config else weights
+    return weights, management.unet_manual_cast(stored, device, supported.supported_inference_dtypes)
+
+
+def _around_sampling(
+    executor: Any,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    *args: Any,
+    latent_shapes: Sequence[torch.Size],
+    **kwargs: Any,
+) -> Tensor:
+    """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent and a result with NaN.
+
+    What the mask preserves is returned as it came: a run that ends above sigma 0 leaves noise there, which the next
+    stage would preserve.
+    """
+    model: Ovi = executor.class_obj.model_patcher.model
+    model.latent_format.shapes = check_latent(latent_shapes)
+    samples: Tensor = executor(
+        noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs
+    )
+    if not torch.isfinite(samples).all():
+        raise ValueError(
+            "Sampling gave NaN or infinity instead of a latent; look for a damaged file, a LoRA of another model, "
+            "a strength or cfg far too high, or a forced float16 (Ovi needs bfloat16 or float32)."
+        )
+    if denoise_mask is None:
+        return samples
+    return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)

@@ -1,0 +1,272 @@
+"""Ovi as ComfyUI's BaseModel: the diffusion model, its conditioning and its config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.ldm.flux.math import apply_rope1
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor, nn
+
+from .. import geometry
+from ..config import OviConfig
+from ..guidance import SKIP_KEY, Skip
+from ..memory import activation_bytes
+from ..model import Block, OviModel
+from ..sampling import SHIFT
+from .latent import OviLatent
+
+try:
+    from comfy import model_prefetch
+except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
+    model_prefetch = None
+
+COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the video goes black
+
+
+class PromptType(comfy.conds.CONDConstant):
+    """The type of a prompt, "positive" or "negative".
+
+    For conditions in one batch the model gets a list, one entry for each chunk of the batch.
+    """
+
+    def can_concat(self, other: PromptType) -> bool:
+        """Let prompts of both types share a batch."""
+        return True
+
+    def concat(self, others: Sequence[PromptType]) -> list[str]:
+        """Return the list that the model gets."""
+        return [self.cond, *(other.cond for other in others)]
+
+
+class NativeOviModel(OviModel):
+    """OviModel with ComfyUI's attention, rotation and prefetching, called as BaseModel calls a diffusion model."""
+
+    def __init__(
+        self,
+        ovi_config: OviConfig,
+        operations: Any,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            ovi_config,
+            operations=operations,
+            attention=optimized_attention,
+            rotate=apply_rope1,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        x: list[Tensor],
+        timestep: Tensor | tuple[Tensor, Tensor],
+        context: Tensor,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """Predict the velocities of [video, audio], through the wrappers that nodes such as EasyCache add."""
+        options = transformer_options or {}
+        # EasyCache adds to its inputs in place; in float32 these are views of the sampler's own latent.
+        x = [part.clone() for part in x]
+        return WrapperExecutor.new_class_executor(
+            self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        ).execute(x, timestep, context, control, options, **kwargs)
+
+    def _forward(
+        self,
+        x: list[Tensor],
+        timestep: Tensor | tuple[Tensor, Tensor],
+        context: Tensor,
+        control: Any,
+        transformer_options: Mapping[str, Any],
+        *,
+        audio_context: Tensor,
+        embedded: bool = False,
+        skip_blocks: tuple[int, ...] = (),
+        skip_rows: Sequence[bool] | None = None,
+        audio_start: float = 0.0,
+        **masks: Any,
+    ) -> list[Tensor | None]:
+        return self.velocities(
+            x,
+            timestep,
+            (context, audio_context) if embedded else self.embed_texts(context, audio_context, dtype=x[0].dtype),
+            skip_blocks=skip_blocks,
+            skip_rows=skip_rows,
+            audio_start=audio_start,
+            transformer_options=transformer_options,
+        )
+
+    def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
+        """Iterate over the pairs of blocks, prefetching the weights of the next pair while one runs."""
+        pairs = list(super().block_pairs(device, options))
+        queue = None
+        if model_prefetch is not None:
+            queue = model_prefetch.make_prefetch_queue([nn.ModuleList(pair) for pair in pairs], device, options)
+        for pair in pairs:
+            if queue is not None:
+                model_prefetch.prefetch_queue_pop(queue, device, pair)
+            yield pair
+        if queue is not None:
+            model_prefetch.prefetch_queue_pop(queue, device, None)
+
+
+class Ovi(comfy.model_base.BaseModel):
+    """The BaseModel: what the towers get besides the latents."""
+
+    def __init__(self, model_config: OviSupported, device: torch.device | None = None) -> None:
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=NativeOviModel)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the texts of both towers, masks per frame, the latents' shapes and the type of the prompt.
+
+        This runs once per prompt and sampling run, so the texts are embedded here. Masks become one number per frame:
+        video [B, 1, F, 1, 1], audio [B, 1, L].
+        """
+        out = super().extra_conds(**kwargs)
+        texts = _texts(kwargs.get("cross_attn"), self.model_config.unet_config["ovi_config"])
+        # Hooks and training change the weights that embed the texts during the run: then every step embeds them.
+        embedded = not (kwargs.get("hooks") or getattr(comfy.model_management, "in_training", False))
+        if embedded:
+            on_device = [text.to(kwargs["device"]) for text in texts]
+            texts = self.diffusion_model.embed_texts(*on_device, dtype=self.get_dtype_inference())
+        out["c_crossattn"], out["audio_context"] = (comfy.conds.CONDRegular(text) for text in texts)
+        out["embedded"] = comfy.conds.CONDConstant(embedded)
+        shapes = kwargs["latent_shapes"]
+        out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
+        out["prompt_types"] = PromptType(kwargs["prompt_type"])
+        if (mask := kwargs.get("denoise_mask")) is not None:
+            video, audio = comfy.utils.unpack_latents(mask, shapes)
+            out["denoise_mask"] = comfy.conds.CONDRegular(video.mean((1, 3, 4), keepdim=True))
+            out["audio_denoise_mask"] = comfy.conds.CONDRegular(audio.mean(1, keepdim=True))
+        return out
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Tensor | None = None,
+        c_crossattn: Tensor | None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        *,
+        prompt_types: Sequence[str],
+        **kwargs: Any,
+    ) -> Tensor:
+        """Pass the model what changes during a run as arguments.
+
+        It must not read it from transformer_options, which core's TorchCompileModel treats as constants.
+        """
+        options = transformer_options or {}
+        skip: Skip | None = options.get(SKIP_KEY)
+        if skip is not None and "negative" in prompt_types:
+            chunk = len(x) // len(prompt_types)
+            kwargs["skip_blocks"] = skip.at(options["sigmas"])
+            kwargs["skip_rows"] = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
+        if (window := options.get("context_window")) is not None and window.index_list[0] > 0:
+            # A later window's audio begins with its first latent; an anchor is a latent of the video alone, before it.
+            anchored = getattr(window, "causal_anchor_index", None) is not None
+            kwargs["audio_start"] = geometry.audio_offset(int(anchored))
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def process_timestep(
+        self,
+        timestep: Tensor,
+        x: Tensor,
+        denoise_mask: Tensor | None = None,
+        audio_denoise_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (video [B] or [B, F], audio [B] or [B, L]) for timestep [B]: 0 for frames that the mask preserves."""
+        return _masked(timestep, denoise_mask), _masked(timestep, audio_denoise_mask)
+
+    def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
+        """Leave what a mask preserves clean, as in training, instead of adding noise to it again."""
+        return latent_image
+
+    def map_context_window_to_modalities(
+        self, primary_indices: Sequence[int], latent_shapes: Sequence[torch.Size], dim: int
+    ) -> list[list[int]]:
+        """Return, beside the video latents of a context window, the audio latents of the same time."""
+        length = latent_shapes[1][dim]
+        spans = map(geometry.latents_during_frame, primary_indices)
+        audio = dict.fromkeys(i for span in spans for i in range(*span) if i < length)
+        return [list(primary_indices), list(audio)]
+
+    def resize_cond_for_context_window(
+        self,
+        cond_key: str,
+        cond_value: Any,
+        window: Any,
+        x_in: Tensor,
+        device: torch.device,
+        retain_index_list: Any = (),
+    ) -> Any:
+        """Crop the audio's mask to the audio's window, and never the texts; core crops the video's mask."""
+        if cond_key == "audio_denoise_mask":
+            return cond_value._copy_with(window.get_window_for_modality(1).get_tensor(cond_value.cond, device, dim=2))
+        return cond_value if cond_key in ("c_crossattn", "audio_context") else None
+
+    def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
+        """Return the bytes that a forward pass on a packed latent [B, 1, N] needs besides the weights."""
+        config: OviConfig = self.diffusion_model.config
+        batch, size = input_shape[0], comfy.model_management.dtype_size(self.get_dtype_inference())
+        shapes = self.latent_format.shapes
+        if shapes is None:  # outside a sampling run the parts are unknown: count everything as video
+            _, p, q = config.patch_size
+            patches = math.ceil(math.prod(input_shape[1:]) / (config.video_channels * p * q))
+            return activation_bytes(config, batch, (patches, p, q), 0, size)
+        whole = activation_bytes(config, batch, shapes[0][2:], shapes[1][2], size)
+        # A context window is a part of the latent: [B, 1, fewer numbers].
+        return whole * input_shape[-1] / sum(math.prod(shape[1:]) for shape in shapes)
+
+
+class OviSupported(comfy.supported_models_base.BASE):
+    """The config that ComfyUI expects of a model."""
+
+    unet_extra_config: dict[str, Any] = {}
+    sampling_settings = {"shift": SHIFT}
+    latent_format = OviLatent
+    supported_inference_dtypes = list(COMPUTE_DTYPES)
+    memory_usage_factor = 1.0  # not used: Ovi.memory_required counts tokens
+
+    def get_model(self, state_dict: Mapping[str, Tensor], prefix: str = "", device: torch.device | None = None) -> Ovi:
+        """Return an Ovi without weights."""
+        return Ovi(self, device=device)
+
+    def set_inference_dtype(
+        self, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None, device: torch.device | None = None
+    ) -> None:
+        """Set the dtypes of the weights and of the computation. (ComfyUI passes `device` since 0.27.)"""
+        self.unet_config["dtype"] = dtype
+        self.manual_cast_dtype = manual_cast_dtype
+
+
+def _texts(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
+    """Split a conditioning [B, T, text_dim or 2 * text_dim] into the video tower's and the audio tower's text.
+
+    The wider one holds both, side by side; the narrower one is read by both towers.
+    """
+    width = 0 if context is None else context.shape[-1]
+    if context is None or width not in (config.text_dim, 2 * config.text_dim):
+        raise ValueError(
+            f"The prompt is encoded {width} wide, but Ovi reads UMT5-XXL, {config.text_dim} wide; "
+            "load umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors with 'Load CLIP', type wan."
+        )
+    return context[..., : config.text_dim], context[..., -config.text_dim :]
+
+
+def _masked(timestep: Tensor, mask: Tensor | None) -> Tensor:
+    return timestep if mask is None else timestep[:, None] * mask.flatten(1).float()

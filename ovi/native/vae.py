@@ -1,0 +1,81 @@
+"""The two VAEs as ComfyUI's VAE objects: checked, loaded, and used to decode a joint latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from .. import audio_vae, geometry
+
+
+def require_video_vae(vae: Any) -> None:
+    """Raise ValueError for a VAE whose latents are not Wan 2.2's."""
+    if (vae.latent_dim, vae.latent_channels) != (3, geometry.VIDEO_CHANNELS):
+        raise ValueError(
+            f"The video VAE given is {_describe(vae)}, but Ovi needs Wan 2.2's of {geometry.VIDEO_CHANNELS} channels: "
+            "load wan2.2_vae.safetensors (Comfy-Org/Wan_2.2_ComfyUI_Repackaged) with 'Load VAE'."
+        )
+
+
+def require_audio_vae(vae: Any) -> None:
+    """Raise ValueError for a VAE whose latents are not MMAudio's at 16 kHz."""
+    if (vae.latent_dim, vae.latent_channels) != (1, geometry.AUDIO_CHANNELS):
+        raise ValueError(
+            f"The audio VAE given is {_describe(vae)}, but Ovi needs MMAudio's 16 kHz VAE with its vocoder: "
+            "load v1-16.pth and best_netG.pt (hkchengrex/MMAudio) with 'Load Ovi Audio VAE'."
+        )
+
+
+def _describe(vae: Any) -> str:
+    kind = {1: "an audio VAE", 2: "an image VAE", 3: "a video VAE"}.get(vae.latent_dim, "a VAE")
+    wan21 = " (such as Wan 2.1's)" if (vae.latent_dim, vae.latent_channels) == (3, 16) else ""
+    return f"{kind} of {vae.latent_channels} channels{wan21}"
+
+
+def load_audio_vae(vae_path: str, vocoder_path: str | None = None) -> comfy.sd.VAE:
+    """Return the audio VAE and its vocoder as one VAE, which ComfyUI can load again for another device."""
+    vae_sd = comfy.utils.load_torch_file(vae_path, safe_load=True)
+    vocoder_sd = None if vocoder_path is None else comfy.utils.load_torch_file(vocoder_path, safe_load=True)
+    # Always float32: in 16 bits, which --bf16-vae asks of every VAE, decoding gives wrong audio and encoding fails.
+    vae = comfy.sd.VAE(sd=audio_vae.merge(vae_sd, vocoder_sd), dtype=torch.float32)
+    vae.throw_exception_if_invalid()
+    vae.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
+    return vae
+
+
+def _load_patcher(
+    vae_path: str, vocoder_path: str | None, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """Load again. ComfyUI passes `disable_dynamic` to every loader; its own VAE loader ignores it as well."""
+    return load_audio_vae(vae_path, vocoder_path).patcher
+
+
+def decode_video(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
+    """Decode one clip's video latent [1, 48, F, h, w] to frames [T, H, W, 3].
+
+    Tiles of `tile_size` pixels (0: none) divide the frames but never the time, where their seams would flicker.
+    """
+    if tile_size:
+        tile = tile_size // vae.spacial_compression_decode()
+        frames = vae.decode_tiled(
+            latent,
+            tile_x=tile,
+            tile_y=tile,
+            overlap=tile // 4,
+            tile_t=latent.shape[2],  # core's default of 999 latents would divide longer clips
+        )
+    else:
+        frames = vae.decode(latent)
+    return frames.flatten(0, 1)
+
+
+def decode_audio(vae: Any, latent: Tensor, seconds: float) -> Tensor:
+    """Decode one clip's audio latent [1, 20, L] to a waveform [1, channels, samples] of exactly `seconds`."""
+    waveform = vae.decode(latent).movedim(-1, 1)
+    return pad(waveform, (0, round(seconds * vae.audio_sample_rate) - waveform.shape[-1]))

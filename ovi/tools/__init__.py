@@ -1,0 +1,1 @@
+"""The command lines: `python -m ovi.tools.batch`, `convert` and `train`."""

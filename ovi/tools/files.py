@@ -1,0 +1,81 @@
+"""What the command lines share: outputs that are complete or absent, and errors in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+
+def temporary(path: Path) -> Path:
+    """Return the name under which a file is written until it is complete."""
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def complete(*paths: Path) -> Iterator[list[Path]]:
+    """Write files so that they are complete or absent: yield temporary paths, and rename all of them at the end.
+
+    Where the writing fails, the temporary files are deleted and existing files stay as they were.
+    """
+    parts = [temporary(path) for path in paths]
+    try:
+        yield parts
+        for part in parts:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+    except BaseException:
+        for part in parts:
+            part.unlink(missing_ok=True)
+        raise
+    for part, path in zip(parts, paths, strict=True):
+        part.replace(path)
+
+
+def check_paths(inputs: Sequence[Path], outputs: Sequence[Path], *, force: bool = False) -> None:
+    """Raise ValueError for inputs that are no files, and for outputs that exist, cannot be files, or are given twice.
+
+    `force` allows outputs that exist.
+    """
+    for path in inputs:
+        if not path.is_file():
+            raise ValueError(f"There is no file {path}.")
+    given = [path.resolve() for path in (*inputs, *outputs)]
+    for path in outputs:
+        if path.is_dir() or not path.parent.is_dir():
+            problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+            raise ValueError(f"{path} {problem}; give the name of a file to write.")
+        if given.count(path.resolve()) > 1:
+            raise ValueError(f"{path} is given twice; each output needs a name of its own.")
+        for existing in (path, temporary(path)):
+            if existing.exists() and not force:
+                raise ValueError(f"{existing} exists; choose another name, or overwrite it with --force.")
+
+
+def exit_code(work: Callable[[], int], interrupted: str) -> int:
+    """Do the work of a command line and return its exit code.
+
+    Bad input and files that cannot be read or written are one line on stderr and exit code 2; an interruption is the
+    line `interrupted` and exit code 130.
+    """
+    try:
+        return work()
+    except ModuleNotFoundError as error:
+        problem = f"The Python package {error.name} is missing; ComfyUI's own Python may have it, or install it."
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return 130
+    sys.stderr.write(f"{problem}\n")
+    return 2
+
+
+def program(main: Callable[[], int]) -> NoReturn:
+    """Run a command line as the whole process: SIGTERM ends it like Ctrl-C, so nothing half-written stays behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Training of Ovi, both towers at once: `python -m ovi.tools.train --help`.
+
+Every random number comes from one generator on the CPU, whose state is saved: a run that is resumed goes on as if it
+had never stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..files import read_safetensors
+from ..flow import Noised, Sample, Samples, Settings, losses, noised
+from ..lora import add_lora
+from ..model import OviModel
+from .files import complete, exit_code, program
+
+STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved
+
+
+def recompute_blocks(layers: int) -> dict[str, Any]:
+    """Return `transformer_options` that recompute a block's activations for its gradient instead of storing them."""
+
+    def replace(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+        return recomputed(extra["original_block"], args, use_reentrant=False)
+
+    return {"patches_replace": {"dit": {("double_block", i): replace for i in range(layers)}}}
+
+
+class Trainer:
+    """A model in training, with its optimiser, averaged weights and random numbers.
+
+    It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
+    dropped text (None: no tokens). `autocast` computes in bfloat16 where that is safe, without changing the weights;
+    `recompute` stores no activations within a block.
+    """
+
+    def __init__(
+        self,
+        model: OviModel,
+        samples: Samples,
+        settings: Settings,
+        steps: int,
+        *,
+        empty: Tensor | None = None,
+        autocast: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        self.model = model
+        self.samples = samples
+        self.settings = settings
+        self.steps = steps
+        self.empty = torch.zeros(0, model.config.text_dim) if empty is None else empty
+        self.autocast = autocast
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averaged = {name: p.detach().float().clone() for name, p in self.trained.items()}
+        self.device = next(iter(self.trained.values())).device
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(),
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.draw = torch.Generator().manual_seed(settings.seed)
+        self.history: list[tuple[float, float]] = []  # of each step: the video's loss, the audio's
+        options = recompute_blocks(model.config.num_layers) if recompute else None
+        self.call = partial(model, transformer_options=options)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step: rising, constant, and falling to zero at the last."""
+        down = max(1.0, self.settings.cooldown * self.steps)
+        return self.settings.lr * min(1.0, (step + 1) / max(1, self.settings.warmup), (self.steps - step) / down)
+
+    def step(self) -> tuple[float, float]:
+        """Take the next step; return its losses for video and audio."""
+        settings = self.settings
+        step = len(self.history)
+        chosen = torch.randint(len(self.samples), (settings.batch,), generator=self.draw).tolist()
+        chance = torch.rand(1, generator=self.draw).item()
+        batch = noised(
+            [self.samples[i] for i in chosen],
+            self.empty,
+            settings,
+            self.draw,
+            split=step < settings.split_steps and chance < settings.split,
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            video, audio = losses(self.call, _moved(batch, self.device))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        (video + settings.audio_weight * audio).backward()
+        nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                self.averaged[name].lerp_(parameter.float(), 1 - decay)
+        self.history.append((video.item(), audio.item()))
+        return self.history[-1]
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to resume."""
+        trained = {name: p.detach() for name, p in self.trained.items()}
+        settings, optimizer = dataclasses.asdict(self.settings), self.optimizer.state_dict()
+        state = (settings, trained, self.averaged, optimizer, self.draw.get_state(), self.history)
+        with complete(path) as (part,):
+            torch.save(dict(zip(STATE, state, strict=True)), part)
+
+    def resume(self, path: Path) -> None:
+        """Resume from what `save` wrote.
+
+        Raises ValueError for a damaged file, and for one with other settings or of another model.
+        """
+        with path.open("rb") as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                settings, trained, averaged, optimizer, draw, history = (state[key] for key in STATE)
+            except Exception as error:  # torch.load raises anything on a damaged file
+                raise ValueError(f"{path} is not a complete training state; delete it to start again.") from error
+        if changed := [key for key, value in dataclasses.asdict(self.settings).items() if settings.get(key) != value]:
+            raise ValueError(
+                f"{path} was trained with another {', '.join(changed)} "
+                f"({', '.join(str(settings.get(key)) for key in changed)}); use the same, or delete it to start again."
+            )
+        if {name: p.shape for name, p in trained.items()} != {name: p.shape for name, p in self.trained.items()}:
+            raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(trained[name])
+                self.averaged[name].copy_(averaged[name])
+        self.optimizer.load_state_dict(optimizer)
+        self.draw.set_state(draw)
+        self.history = history
+
+    def run(self, state: Path, every: int) -> Iterator[int]:
+        """Train to the last step; save and yield the number of steps taken after `every` steps and at the end.
+
+        Training that has already ended yields once all the same: its output file may be lost.
+        """
+        if len(self.history) >= self.steps:
+            yield len(self.history)
+        with tqdm(initial=len(self.history), total=self.steps, unit="step", dynamic_ncols=True) as progress:
+            while len(self.history) < self.steps:
+                video, audio = self.step()
+                progress.set_postfix(video=f"{video:.4f}", audio=f"{audio:.4f}", refresh=False)
+                progress.update()
+                if len(self.history) % every == 0 or len(self.history) == self.steps:
+                    self.save(state)
+                    yield len(self.history)
+
+
+def _moved(batch: Noised, device: torch.device) -> Noised:
+    x, velocity = ([tensor.to(device) for tensor in pair] for pair in (batch.x, batch.velocity))
+    video, audio = batch.timestep
+    return Noised(x, (video.to(device), audio.to(device)), batch.context.to(device), velocity, batch.counts.to(device))
+
+
+class Folder:
+    """Samples as safetensors files of "video", "audio" and "context" (see `Sample`), read on request."""
+
+    def __init__(self, path: Path) -> None:
+        self.paths = sorted(path.glob("*.safetensors"))
+        if not self.paths:
+            raise ValueError(f"There are no .safetensors files in {path}; each clip needs one.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Read a sample. Raises ValueError for a file of another kind."""
+        path = self.paths[index]
+        tensors, _ = read_safetensors(path)
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if {name: len(shape) for name, shape in shapes.items()} != {"video": 4, "audio": 2, "context": 2}:
+            raise ValueError(
+                f"{path} has {shapes}; a clip needs video [48, F, H, W], audio [20, L] and context [T, text_dim]."
+            )
+        return Sample(**tensors)
+
+
+def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
+    """Load an Ovi model from one file with both towers, or from two with one each; return it and the files' metadata.
+
+    Raises ValueError where the files are not a complete, sound Ovi model in 16 or 32 bits.
+    """
+    sd, metadata, config = checkpoint.assemble(read_safetensors(path) for path in paths)
+    if checkpoint.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
+        raise ValueError(f"{paths[0]} is quantised, which cannot be trained; use a file in bf16, fp16 or fp32.")
+    model = OviModel(config, device="meta")
+    model.load_state_dict(sd, assign=True)
+    return model, metadata
+
+
+def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the averaged weights: LoRAs with the names that Load Ovi LoRA reads, or a whole model."""
+    weights = trainer.averaged
+    if any(".lora_A." in name for name in weights):
+        weights = {f"diffusion_model.{name}": tensor for name, tensor in weights.items()}
+    with complete(path) as (part,):
+        save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="python -m ovi.tools.train",
+        description="Train LoRAs for both towers of Ovi, or the whole model, on latents.",
+        epilog="A clip is a safetensors file: video [48, F, H, W] (normalised), audio [20, L], context [T, text_dim].",
+    )
+    parser.add_argument("model", type=Path, nargs="+", help="the checkpoint, or one file for each tower")
+    parser.add_argument("--clips", type=Path, required=True, help="a folder of clips")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write; OUT.state holds the progress")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rank", type=int, default=32, help="rank of the LoRAs; 0 trains the whole model")
+    parser.add_argument("--batch", type=int, default=defaults.batch)
+    parser.add_argument("--lr", type=float, default=defaults.lr)
+    parser.add_argument("--shift", type=float, default=defaults.shift, help="shift of the distribution of sigma")
+    parser.add_argument("--audio-weight", type=float, default=defaults.audio_weight, help="weight of the audio's loss")
+    parser.add_argument(
+        "--first-frame",
+        type=float,
+        default=defaults.first_frame,
+        help="share of clips whose first frame is given",
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--save-every", type=int, default=100, metavar="STEPS")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    parser.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; return the exit code: 0, or 2 with one line on stderr, or 130 where it was interrupted."""
+    args = _parser().parse_args(argv)
+    state = args.out.with_name(f"{args.out.name}.state")
+    names = [field.name for field in dataclasses.fields(Settings) if hasattr(args, field.name)]
+
+    def work() -> int:
+        model, metadata = load(args.model)
+        model.to(args.device, torch.float32 if args.float32 or not args.rank else None)  # 16 bits lose small steps
+        if args.rank:
+            torch.manual_seed(args.seed)  # the LoRAs' first weights
+            add_lora(model, args.rank)
+        trainer = Trainer(
+            model,
+            Folder(args.clips),
+            Settings(**{name: getattr(args, name) for name in names}),
+            args.steps,
+            autocast=not args.float32,
+            recompute=not args.keep_activations,
+        )
+        if state.exists():
+            trainer.resume(state)
+        for _ in trainer.run(state, args.save_every):
+            write(trainer, args.out, metadata)
+        return 0
+
+    return exit_code(work, f"Interrupted; the same command resumes from {state}, if that was saved.")
+
+
+if __name__ == "__main__":
+    program(main)
