@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -18,14 +17,14 @@ import sentencepiece
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from miniature import WEIGHTS, pictures, world
 from miniature.codecs import AudioCodec, VideoCodec
-from ovi.config import METADATA_KEY, OviConfig
-from ovi.model import OviModel, SelfAttention
-from ovi.rope import THETA, axis_channels
+from miniature.initial import CONFIG, new_model
+from ovi.config import METADATA_KEY
+from ovi.model import OviModel
 from ovi.training import Clip, Settings, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,17 +35,6 @@ GROW = 1500  # steps on the middle of the stage, a third of the tokens, before t
 GAPS = (0.1, 0.8), (0.6, 0.6), (0.8, 0.8)  # sigmas of video and audio at which the gap is measured
 EVERY = 125  # steps between two lines of the log, each with its saved state
 
-CONFIG = OviConfig(
-    dim=256,
-    num_layers=4,
-    num_heads=4,
-    video_ffn_dim=256,
-    audio_ffn_dim=256,
-    audio_patch_dim=48,
-    freq_dim=64,
-    text_dim=64,
-    text_len=32,
-)
 SETTINGS = Settings(
     batch=8,
     lr=1e-3,
@@ -139,89 +127,6 @@ class World:
         if self.whole:
             video = torch.cat([self.left, video, self.right], dim=-1)
         return Clip(video, self.audio[index], self.texts[self.scenes[index].caption])
-
-
-def new_model(seed: int = 0) -> OviModel:
-    """Weights to start from.
-
-    The patch embedding's columns are orthogonal and the head is its transpose, so that noise passes through at once;
-    attentions start with a view of their neighbours in time and space, and of the other tower at the same time.
-    """
-    torch.manual_seed(seed)
-    model = OviModel(CONFIG)
-    dim = CONFIG.dim
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                parameter.fill_(1.0)
-            elif parameter.ndim == 1 or name.endswith("modulation"):
-                parameter.zero_()
-            else:
-                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        for tower in (model.video_model, model.audio_model):
-            tower.time_embedding[2].weight.mul_(0.1)
-            for block in tower.blocks:
-                block.modulation.modulation[:, [2, 5]] = 1.0  # gates open
-                for layer in (block.self_attn.o, block.cross_attn.o, block.ffn[2]):
-                    layer.weight.mul_(0.3)
-                for attention in (block.self_attn, block.cross_attn):
-                    for layer in (attention.q, attention.k):
-                        layer.weight.mul_(0.6)
-                    for norm in (attention.norm_q, attention.norm_k):
-                        norm.weight.fill_(1.6)
-                block.cross_attn.k_fusion.weight.mul_(0.6)
-                block.cross_attn.norm_k_fusion.weight.fill_(1.6)
-        patch = model.video_model.patch_embedding
-        orthogonal = torch.linalg.qr(torch.randn(dim, patch.weight[0].numel())).Q
-        patch.weight.copy_(orthogonal.view_as(patch.weight))
-        back = patch.weight.permute(3, 4, 1, 0, 2).reshape(-1, dim)  # (p, q, C), channel fastest
-        model.video_model.head.head.weight.copy_(back * (len(back) / dim) ** 0.5)
-        _pass_audio(model)
-        for i, (video, audio) in enumerate(zip(model.video_model.blocks, model.audio_model.blocks, strict=True)):
-            reach = 1.0 + i % 2
-            look(video.self_attn, [{"time": -reach}, {"time": reach}, {"rows": (-1.0) ** i}, {}])
-            look(audio.self_attn, [{"time": -0.5 * reach}, {"time": 0.5 * reach}, {"time": 0.0}, {}])
-            # A video latent is of the middle of its frames, 0.4 latents before where the rotation has it.
-            look(audio.cross_attn, [{"time": 0.4, "rows": float(row)} for row in range(3)] + [{"time": 0.4}])
-            look(video.cross_attn, [{"time": -0.4 + shift} for shift in (-0.3, 0.0, 0.3)] + [{}])
-    return model
-
-
-def look(attention: SelfAttention, heads: Sequence[dict[str, float]], strength: float = 3.0) -> None:
-    """Start each head with a view of what is so far from a token, in video latents, in the biases of query and key."""
-    head_dim = CONFIG.head_dim
-    key = getattr(attention, "k_fusion", attention.k)
-    time, rows, _ = axis_channels(head_dim)
-    for head, places in enumerate(heads):
-        for axis, (start, size) in {"time": (0, time), "rows": (time, rows)}.items():
-            if axis not in places:
-                continue
-            for pair in range(3):  # the fastest turning channels are the ones that can tell neighbours apart
-                angle = places[axis] * THETA ** (-2 * pair / size)
-                channel = head * head_dim + start + 2 * pair
-                attention.q.bias[channel] = strength * math.cos(angle)
-                attention.q.bias[channel + 1] = strength * math.sin(angle)
-                key.bias[channel] = strength
-
-
-def _pass_audio(model: OviModel) -> None:
-    """Let the audio through its patch embedding and head: silu(x) - silu(-x) = x, times a channel that is constant."""
-    first, _, gated = model.audio_model.patch_embedding
-    n, middle = CONFIG.audio_channels, first.kernel_size[0] // 2
-    eye = torch.eye(n)
-    first.weight[: 2 * n + 1] = 0
-    first.weight[:n, :, middle], first.weight[n : 2 * n, :, middle] = eye, -eye
-    first.bias[2 * n] = 2.0
-    constant = F.silu(first.bias[2 * n])
-    for layer in (gated.w1, gated.w3):
-        layer.weight[:n] = 0
-    gated.w1.weight[:n, 2 * n, middle] = 2 / constant
-    gated.w3.weight[:n, :n, middle], gated.w3.weight[:n, n : 2 * n, middle] = eye, -eye
-    gated.w2.weight.mul_(0.3)
-    gated.w2.weight[:, :n] = 0
-    orthogonal = torch.linalg.qr(torch.randn(CONFIG.dim, n)).Q
-    gated.w2.weight[:, :n, middle] = orthogonal * 2
-    model.audio_model.head.head.weight.copy_(orthogonal.T * (n / CONFIG.dim) ** 0.5)
 
 
 def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_native import windowed
 
-from miniature import WEIGHTS, codecs, measure, train, world
+from miniature import WEIGHTS, codecs, initial, measure, train, world
 
 SEEDS = range(world.HELD_OUT, world.HELD_OUT + 12)
 MODEL = WEIGHTS / "ovi_miniature.safetensors"
@@ -110,7 +110,7 @@ def test_shuffled_clips_are_at_chance(decoded):
 
 def test_training_begins_with_what_it_is_given():
     """At first the video's head gives back the noise that came in, and the audio's nearly so."""
-    model = train.new_model()
+    model = initial.new_model()
     draw = torch.Generator().manual_seed(0)
     noise = [torch.randn(2, 48, 3, 6, 2, generator=draw), torch.randn(2, 20, 16, generator=draw)]
     text = torch.randn(2, 5, 64, generator=draw)
