@@ -1,7 +1,7 @@
-"""Two of the shipped workflows on real ComfyUI, each to an mp4 with sound in output/.
+"""Run two of the shipped workflows on real ComfyUI, each to an mp4 with audio in output/.
 
-python tests/demo.py --comfyui COMFYUI              the miniature's weights (docs/miniature.md), on the CPU
-python tests/demo.py --comfyui COMFYUI WEIGHTS      the weights in the ComfyUI folder WEIGHTS, the graphs unchanged
+python -m authoring.demo COMFYUI              the miniature's weights (docs/miniature.md), on the CPU
+python -m authoring.demo COMFYUI WEIGHTS      the weights in the ComfyUI folder WEIGHTS, the graphs unchanged
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ import av
 import numpy as np
 import soundfile
 import torch
-from comfy_server import Server
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))
+from miniature import WEIGHTS, measure, world
+from tests.support import ROOT
+from tests.support.comfy_server import Server
 
-from miniature import WEIGHTS, measure, world  # noqa: E402 - it is found once the root is on the path
-
-MODEL = "diffusion_models/model_960x960.safetensors"  # what the graphs ask for
-LOADERS = {  # by node type: what stands in its place
+MODEL = "diffusion_models/model_960x960.safetensors"  # the file that the graphs name
+LOADERS = {  # by node type: its stand-in
     "CLIPLoader": "OviMiniatureText",
     "VAELoader": "OviMiniatureVideoVAE",
     "OviAudioVAELoader": "OviMiniatureAudioVAE",
 }
 SIZE = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES}
-SETTINGS = {  # by node type: what the miniature knows
+SETTINGS = {  # by node type: what suits the miniature
     "OviTextEncode": {"video_negative": "", "audio_negative": ""},
     "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
     "CFGGuider": {"cfg": 2.0},
@@ -51,9 +49,9 @@ OUTPUT = ROOT / "output"
 
 
 def main() -> None:
-    """Start ComfyUI, run the workflows through comfy-cli, and say what came out."""
+    """Start ComfyUI, run the workflows through comfy-cli, and describe the clips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI to run")
+    parser.add_argument("comfyui", type=Path, help="the folder of the ComfyUI to run")
     parser.add_argument("weights", type=Path, nargs="?", help="a ComfyUI folder whose models/ holds the real weights")
     args = parser.parse_args()
     OUTPUT.mkdir(exist_ok=True)
@@ -63,7 +61,7 @@ def main() -> None:
             options = ["--models-directory", str(args.weights.resolve() / "models")]
         else:
             options = ["--cpu"]
-            print("The miniature stands in for Ovi (docs/miniature.md): all that it knows is a ball that bounces.")
+            print("The miniature stands in for Ovi (docs/miniature.md): all it can generate is a bouncing ball.")
             (base / "models" / MODEL).parent.mkdir(parents=True)
             shutil.copy(WEIGHTS / "ovi_miniature.safetensors", base / "models" / MODEL)
         with Server(args.comfyui, base, *options) as server:
@@ -72,12 +70,12 @@ def main() -> None:
                 started = time.monotonic()
                 graph = workflow if args.weights else fitted(server, workflow, base)
                 comfy_cli(server, base, "--workflow", str(graph), "--wait", "--timeout", "3600")
-                made = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
-                film = Path(shutil.copy(made, OUTPUT / f"{workflow.stem}.mp4"))
-                frames = describe(film, base / "sound.wav", time.monotonic() - started)
+                saved = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
+                clip = Path(shutil.copy(saved, OUTPUT / f"{workflow.stem}.mp4"))
+                frames = describe(clip, base / "audio.wav", time.monotonic() - started)
                 if not args.weights:
-                    sound = torch.from_numpy(soundfile.read(base / "sound.wav", dtype="float32")[0])
-                    seen, heard = measure.bounces(torch.from_numpy(frames) / 255), measure.onsets(sound)
+                    wave = torch.from_numpy(soundfile.read(base / "audio.wav", dtype="float32")[0])
+                    seen, heard = measure.bounces(torch.from_numpy(frames) / 255), measure.onsets(wave)
                     print(f"    the ball hits the floor at {listed(seen)} s, the bell rings at {listed(heard)} s")
 
 
@@ -120,27 +118,27 @@ def listed(times: list[float]) -> str:
     return ", ".join(f"{time:.2f}" for time in times) or "no"
 
 
-def describe(film: Path, wave: Path, seconds: float) -> np.ndarray:
-    """Read a film back, print its streams, frames and durations, and return its frames [T, H, W, 3], 0 to 255.
+def describe(clip: Path, wave: Path, seconds: float) -> np.ndarray:
+    """Read a clip, print its streams, frames and durations, and return its frames [T, H, W, 3], 0 to 255.
 
-    Its sound goes into a wav file.
+    Its audio is written to the wav file `wave`.
     """
-    with av.open(film) as container:
-        picture, sound = container.streams.video[0], container.streams.audio[0]
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(picture)])
+    with av.open(clip) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video)])
         container.seek(0)
-        samples = np.concatenate([block.to_ndarray() for block in container.decode(sound)], axis=1)
-        soundfile.write(wave, samples.T, sound.rate)
-        print(f"  {film.relative_to(ROOT)}, made in {seconds:.0f} s")
+        samples = np.concatenate([block.to_ndarray() for block in container.decode(audio)], axis=1)
+        soundfile.write(wave, samples.T, audio.rate)
+        print(f"  {clip.relative_to(ROOT)}, generated in {seconds:.0f} s")
         print(
-            f"    picture: {picture.codec_context.name}, {picture.width} x {picture.height}, {len(frames)} frames "
-            f"at {picture.average_rate} per second, {float(picture.duration * picture.time_base):.3f} s"
+            f"    video: {video.codec_context.name}, {video.width} x {video.height}, {len(frames)} frames "
+            f"at {video.average_rate} per second, {float(video.duration * video.time_base):.3f} s"
         )
         heard = soundfile.info(wave)
         level = 20 * np.log10(np.sqrt(np.mean(np.square(soundfile.read(wave)[0]))))
         print(
-            f"    sound: {sound.codec_context.name}, {heard.samplerate} Hz, {heard.channels} channel(s), "
-            f"{float(sound.duration * sound.time_base):.3f} s, mean level {level:.0f} dB"
+            f"    audio: {audio.codec_context.name}, {heard.samplerate} Hz, {heard.channels} channel(s), "
+            f"{float(audio.duration * audio.time_base):.3f} s, mean level {level:.0f} dB"
         )
     return frames
 

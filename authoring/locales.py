@@ -1,8 +1,8 @@
-"""Write locales/en/nodeDefs.json: what people read on the nodes, as the nodes' own schemas have it.
+"""Write locales/en/nodeDefs.json, the English texts of the nodes, from their schemas.
 
-    python tests/author_locales.py COMFYUI
+    python -m authoring.locales COMFYUI
 
-The other languages are written by hand, under the same keys, in the words of ComfyUI's own translations. ComfyUI has no
+The other languages are written by hand, under the same keys, in the terms of ComfyUI's own translations. ComfyUI has no
 German yet; it shows English where it lacks a language.
 """
 
@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from comfy_host import Host
+from tests.support import ROOT
+from tests.support.comfy_host import Host
 
-LOCALES = Path(__file__).resolve().parent.parent / "locales"
+LOCALES = ROOT / "locales"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Take the pictures of docs/: each graph of workflows/ as ComfyUI's own frontend shows it.
+"""Take the screenshots in docs/: each graph of workflows/ as ComfyUI's own frontend shows it.
 
-python tests/picture_workflows.py COMFYUI
+python -m authoring.pictures COMFYUI
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import browser
-from comfy_server import Server
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 1800  # pixels of a picture, at least
+from tests.support import ROOT, browser
+from tests.support.comfy_server import Server
+
+WIDTH = 1800  # pixels of a screenshot, at least
 SCALE = 0.6  # pixels for each unit of the graph, at least: below, the frontend draws no text
 MARGIN = 20  # pixels around the graph
 HIDDEN = {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}  # settings: what lies over the graph
 
 
 def main() -> None:
-    """Write a picture of every graph."""
+    """Write a screenshot of every graph."""
     comfyui = Path(sys.argv[1]).resolve()
     graphs = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "workflows").glob("*.json"))}
     with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
         for name, graph in graphs.items():
             pretend_files(server.base, graph)
             with browser.frontend(server.url, Path(folder, name)) as page:
-                picture(page, graph, ROOT / "docs" / f"{name.removeprefix('ovi_')}.png")
+                screenshot(page, graph, ROOT / "docs" / f"{name.removeprefix('ovi_')}.png")
 
 
 def pretend_files(base: Path, graph: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ def pretend_files(base: Path, graph: dict[str, Any]) -> None:
         path.touch()
 
 
-def picture(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
+def screenshot(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
     """Show a graph alone and save it as PNG."""
     boxes = [group["bounding"] for group in graph["groups"]]
     left, top = (min(box[i] for box in boxes) for i in (0, 1))

@@ -1,9 +1,9 @@
 """Lay out the prompts of workflows/api/ (API form, written by hand) as graphs for people to open.
 
-    python tests/author_workflows.py COMFYUI
+    python -m authoring.workflows COMFYUI
 
-Each becomes a graph of workflows/, and those in BLUEPRINTS a box of subgraphs/, too. ComfyUI's own frontend makes them;
-here are only places, groups, a note, what a box shows, and where the model files come from.
+Each becomes a graph in workflows/, and those in BLUEPRINTS also a box in subgraphs/. ComfyUI's own frontend makes them;
+this module holds only places, groups, notes, the inputs that a box shows, and the addresses of the model files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import browser
-from comfy_server import Server
+from tests.support import ROOT, browser
+from tests.support.comfy_server import Server
 
-ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "workflows" / "api"
 
 WAN = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
@@ -42,7 +41,7 @@ MODELS = {  # node type: the folder of models/ and the address of each file
         )
     ],
 }
-HASHES = {  # of the files whose publisher, or many users of them, tell it; MD5 where it has 32 digits
+HASHES = {  # of files whose hash is public; MD5 where it has 32 digits
     "umt5_xxl_fp8_e4m3fn_scaled.safetensors": "c3355d30191f1f066b26d93fba017ae9809dce6c627dda5f6a66eaa651204f68",
     "wan2.2_vae.safetensors": "e40321bd36b9709991dae2530eb4ac303dd168276980d3e9bc4b6e2b75fed156",
     "v1-16.pth": "69f56803f59a549a1a507c93859fd4d7",
@@ -151,7 +150,7 @@ GROUPS = {
         "RandomNoise", "CFGGuider", "OviUniPCSampler", "OviScheduler", "EmptyOviLatent", "OviImageToVideo",
         "SamplerCustomAdvanced", "KSampler",
     ],
-    "Picture and sound": ["OviDecode", "CreateVideo", "SaveVideo"],
+    "Decode and save": ["OviDecode", "CreateVideo", "SaveVideo"],
 }  # fmt: skip
 OTHER_GROUPS = {
     "ovi_video_to_audio": {
@@ -159,14 +158,14 @@ OTHER_GROUPS = {
         "Prompt and guidance": GROUPS["Prompt and guidance"],
         "Your video": ["LoadVideo", "GetVideoComponents"],
         "Sampling": [*GROUPS["Sampling"], "OviReference"],
-        "Its picture, a new sound": ["OviAudioVAELoader", *GROUPS["Picture and sound"]],
+        "Its frames, new audio": ["OviAudioVAELoader", *GROUPS["Decode and save"]],
     },
     "ovi_three_clips": {
         "Models": GROUPS["Models"],
         "First clip": ["OviGuidance", "6", "EmptyOviLatent", "10", "11", "12"],
-        "It goes on": ["7", "13", "14", "15", "16"],
-        "And on": ["8", "17", "18", "19", "20"],
-        "Together": ["OviJoin", "SaveVideo"],
+        "Second clip": ["7", "13", "14", "15", "16"],
+        "Third clip": ["8", "17", "18", "19", "20"],
+        "Join and save": ["OviJoin", "SaveVideo"],
     },
     "ovi_context_windows": GROUPS | {"20 seconds, in windows of 5": ["ContextWindowsManual"]},
     "ovi_upscale_48fps": GROUPS
@@ -178,13 +177,13 @@ OTHER_GROUPS = {
     "ovi_second_pass": GROUPS
     | {
         "Sampling": [*GROUPS["Sampling"], "7", "10", "12"],
-        "Second pass: a larger picture, the same sound": [
+        "Second pass: larger frames, the same audio": [
             "LTXVSeparateAVLatent", "LatentUpscaleBy", "LTXVConcatAVLatent", "OviRemake", "20", "21", "22",
         ],
     },
 }  # fmt: skip
 NOTE = """\
-**Prompt**: what is seen; spoken words between `<S>` and `<E>`; at the end `Audio:` and how it all sounds.
+**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end `Audio:` and what it sounds like.
 
 **Size**: multiples of 32, about 960 by 960 pixels in all. 121 frames are 5 seconds.
 
@@ -192,52 +191,52 @@ NOTE = """\
 
 **Short of memory**: an fp8 file, or weight dtype `fp8_e4m3fn`; tile size 512 in Ovi Decode.
 
-**Picture and sound apart**: Separate AV Latent after the sampler; Concat AV Latent joins them again.
+**Video or audio alone**: put Separate AV Latent after the sampler; Concat AV Latent joins them again.
 """
 OTHER_NOTES = {
     "ovi_video_to_audio": """\
-**Choose your video** in Load Video. It keeps its frames and its rate; only its sound is made. Set the length in Ovi \
-Reference to the time that it lasts: 4n + 1 frames at 24 per second, whatever its own rate.
+**Choose your video** in Load Video. Its frames and frame rate are preserved; only audio is generated. Set the length in \
+Ovi Reference to its duration: 4n + 1 frames at 24 per second, whatever its own rate.
 
-**Prompt**: what is seen, and at the end `Audio:` and how it sounds.
+**Prompt**: what the video shows, and at the end `Audio:` and what it sounds like.
 
-**Experimental**: Ovi was trained with a given first frame only.
+**Experimental**: Ovi was trained to continue a first frame, nothing longer.
 """,
     "ovi_three_clips": """\
-**Each clip** begins with the last second of the one before, picture and sound, and has a prompt of its own. Clips of \
-121 frames with 25 in common add 4 seconds each.
+**Each clip** begins with the last second of the one before, video and audio, and has its own prompt. Clips of 121 \
+frames that share 25 add 4 seconds each.
 
 **More clips**: copy a group, wire its Ovi Continue to the last Create Video, and its own Create Video to Ovi Join.
 
-**From a saved film**: Load Video in place of the first Create Video.
+**From a saved video**: Load Video in place of the first Create Video.
 
-**Experimental**: Ovi was trained with a given first frame only.
+**Experimental**: Ovi was trained to continue a first frame, nothing longer.
 """,
     "ovi_context_windows": """\
-**20 seconds**: 481 frames, made in windows of 121, with 32 or more in common; the sound goes along. *Context Windows* \
+**20 seconds**: 481 frames, generated with their audio in windows of 121 that share 32 or more. *Context Windows* \
 counts in latents of 4 frames: 31 and 8.
 
-**Prompt**: every window gets the whole of it, so each may say what stands between `<S>` and `<E>`. This one has no \
+**Prompt**: every window reads all of it, so each may speak the words between `<S>` and `<E>`. This one has no \
 speech.
 
-**Memory**: sampling takes what one window takes; 481 frames of 1280 by 704 take 5 GB of RAM.
+**Memory**: sampling needs no more than one window does; 481 frames of 1280 by 704 take 5 GB of RAM.
 
 **Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows of Ovi need ComfyUI \
 0.27 or later.
 """,
     "ovi_upscale_48fps": """\
 **Larger and smoother**: frames of twice the width and height, and a new one between each two. Ovi Decode stays at 24 \
-per second, Create Video is at 48; the sound stays as it is.
+per second, Create Video is at 48; the audio is unchanged.
 
 **Memory**: 121 frames of 2560 by 1408 take 5 GB of RAM, and 10 GB more at 48 per second.
 
 **Only larger**: leave out Run Frame Interpolation Model, and set Create Video to 24.
 """,
     "ovi_second_pass": """\
-**Second pass**: the picture, at one and a half times its width and height, goes through the last two fifths of the \
-schedule once more. The sound is masked and stays.
+**Second pass**: the video, at one and a half times its width and height, goes through the last two fifths of the \
+schedule again. A mask preserves the audio.
 
-**Size**: 832 by 448 becomes 1248 by 672. Take one of which one and a half times is a multiple of 32, too.
+**Size**: 832 by 448 becomes 1248 by 672. One and a half times each side must be a multiple of 32 too.
 
 **Experimental**: Ovi was not trained for a second pass.
 """,
@@ -249,13 +248,13 @@ BLUEPRINTS = {  # title of a box: the workflow inside, what of it stays outside,
         "workflow": "ovi_text_to_video",
         "outside": ["SaveVideo"],
         "category": "Video generation and editing/Text to video",
-        "description": "Makes a video and its sound, speech included, from a prompt with Ovi.",
+        "description": "Generates video and audio together, including speech, from a prompt with Ovi.",
     },
     "Image to Video (Ovi)": {
         "workflow": "ovi_image_to_video",
         "outside": ["LoadImage", "SaveVideo"],
         "category": "Video generation and editing/Image to video",
-        "description": "Makes a video that begins with an image, and its sound, from a prompt with Ovi.",
+        "description": "Generates video and audio together from a start image and a prompt with Ovi.",
     },
 }
 SHOWN = [  # of a box: node type, its input, and the name that the box gives it
@@ -345,7 +344,7 @@ def lay_out(page: browser.Page, name: str, prompt: dict[str, Any]) -> None:
 
 
 def model_file(folder: str, url: str) -> dict[str, str]:
-    """What ComfyUI tells of a file that is missing."""
+    """Return what ComfyUI shows of a missing file."""
     name = url.rsplit("/", 1)[1]
     file = {"name": name, "url": url, "directory": folder}
     if digits := HASHES.get(name):

@@ -1,20 +1,18 @@
 """The shipped workflows in ComfyUI's own frontend: found, opened, told what they lack, run, watched, dropped back in.
 
-A picture of each, as it opens, stays in output/screenshots/.
+A screenshot of each, as it opens, stays in output/screenshots/.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
-import browser
 import pytest
-import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+from support import ROOT, browser, tiny, workflows
+from support.workflows import GRAPHS, node_of
+
 SCREENSHOTS = ROOT / "output" / "screenshots"
 PACK = "comfyui-ovi"  # the folder's name, by which the Templates dialog lists it
 QUICK = {"EmptyOviLatent": {"width": 64, "height": 64, "length": 5}, "OviScheduler": {"steps": 2}}
@@ -65,7 +63,7 @@ def bare(server, page):
     page.evaluate("app.refreshComboInNodes()")
 
 
-@pytest.fixture(scope="class", params=WORKFLOWS, ids=lambda path: path.stem)
+@pytest.fixture(scope="class", params=GRAPHS, ids=lambda path: path.stem)
 def template(request, bare, console):
     """A workflow, opened from the Templates dialog where no model is there."""
     browser.open_template(bare, PACK, request.param.stem)
@@ -81,7 +79,7 @@ class TestATemplate:
         prompt = browser.converted(bare)[1]
         for node in prompt.values():
             del node["_meta"]
-        assert prompt == json.loads((ROOT / "workflows" / "api" / f"{template.stem}.json").read_text())
+        assert prompt == workflows.prompt(template.stem)
         assert browser.missing_types(bare) == []
         assert browser.complaints(bare) == []
 
@@ -96,58 +94,57 @@ class TestATemplate:
 @pytest.fixture
 def graph(page):
     """The text to video workflow, opened and fitted to tiny weights and little time."""
-    workflow = json.loads((ROOT / "workflows" / "ovi_text_to_video.json").read_text())
-    (text_loader,) = [node for node in workflow["nodes"] if node["type"] == "CLIPLoader"]
-    text_loader |= {"type": "OviTinyTextLoader", "widgets_values": [tiny.TEXT_DIM, 0]}
+    workflow = workflows.graph("ovi_text_to_video")
+    node_of(workflow, "CLIPLoader").update({"type": "OviTinyTextLoader", "widgets_values": [tiny.TEXT_DIM, 0]})
     browser.load_workflow(page, workflow)
     browser.set_widgets(page, QUICK)
     return page
 
 
-def films(server):
-    """The films in ComfyUI's folder of outputs, oldest first."""
+def saved_clips(server):
+    """The clips in ComfyUI's folder of outputs, oldest first."""
     return sorted((server.base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def test_a_workflow_runs_to_a_film_that_plays(graph):
+def test_a_workflow_runs_to_a_clip_that_plays(graph):
     browser.set_widgets(graph, {"EmptyOviLatent": {"width": 256, "height": 160, "length": 25}})
     browser.run(graph)
-    film = browser.play_video(graph)
-    assert film["size"] == [256, 160]
-    assert film["seconds"] == pytest.approx(25 / 24, abs=1 / 24)
-    assert film["error"] is None
-    assert film["frames"] > 1
-    assert film["audio_bytes"] > 0
+    clip = browser.play_video(graph)
+    assert clip["size"] == [256, 160]
+    assert clip["seconds"] == pytest.approx(25 / 24, abs=1 / 24)
+    assert clip["error"] is None
+    assert clip["frames"] > 1
+    assert clip["audio_bytes"] > 0
 
 
-def test_a_saved_film_dropped_on_the_canvas_restores_its_graph(graph, server):
+def test_a_saved_clip_dropped_on_the_canvas_restores_its_graph(graph, server):
     before = browser.converted(graph)[1]
     browser.run(graph)
     graph.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-    browser.drop_file(graph, films(server)[-1], "video/mp4")
+    browser.drop_file(graph, saved_clips(server)[-1], "video/mp4")
     graph.wait_for_function("app.graph._nodes.length > 0")
     assert browser.converted(graph)[1] == before
 
 
-def test_a_queue_of_three_makes_three_films(graph, server):
+def test_a_queue_of_three_makes_three_clips(graph, server):
     browser.set_widgets(graph, {"RandomNoise": {"noise_seed": 11, "control_after_generate": "increment"}})
-    made = len(films(server))
+    made = len(saved_clips(server))
     browser.press_run(graph, times=3)
     browser.wait_for_queue(graph, 3)
     browser.wait_for_queue(graph, 0)
     graph.get_by_text("3 jobs completed").wait_for()
-    assert len(films(server)) == made + 3
+    assert len(saved_clips(server)) == made + 3
 
 
 def test_a_cancel_is_told(graph, server):
     browser.set_widgets(graph, {"OviScheduler": {"steps": 1000}})
-    made = len(films(server))
+    made = len(saved_clips(server))
     browser.press_run(graph)
     graph.wait_for_function("document.title.includes('SamplerCustomAdvanced')")
     graph.get_by_label("Cancel current run").click()
     graph.get_by_text("Execution has been interrupted").wait_for()
     browser.wait_for_queue(graph, 0)
-    assert len(films(server)) == made
+    assert len(saved_clips(server)) == made
 
 
 def test_a_refused_prompt_is_told(graph, harmless):

@@ -1,16 +1,15 @@
-"""The boxes of subgraphs/ in ComfyUI: listed, found in the search, and equal to the workflows that they are made of."""
+"""The boxes of subgraphs/ in ComfyUI's frontend: found in the search, and equal to the workflows inside them."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import browser
 import pytest
-import tiny
-from test_directed_workflows import watched
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import browser, tiny, workflows
+from support.media import read_clip
+from support.workflows import SUBGRAPHS
+
+pytestmark = pytest.mark.browser
+
 BOXES = {  # title: the workflow inside, and the inputs of the box
     "Text to Video (Ovi)": ("ovi_text_to_video", ["prompt", "width", "height", "length", "seed"]),
     "Image to Video (Ovi)": ("ovi_image_to_video", ["start_image", "prompt", "width", "height", "length", "seed"]),
@@ -18,11 +17,8 @@ BOXES = {  # title: the workflow inside, and the inputs of the box
 OUTSIDE = ("LoadImage", "SaveVideo")
 
 
-@pytest.mark.server
-def test_comfyui_lists_them(server):
-    listed = server.get("/global_subgraphs").values()
-    ours = {entry["name"] for entry in listed if entry["info"]["node_pack"] == "custom_nodes.comfyui-ovi"}
-    assert ours == set(BOXES) == {path.stem for path in (ROOT / "subgraphs").iterdir()}
+def test_every_box_is_tested():
+    assert set(BOXES) == {path.stem for path in SUBGRAPHS}
 
 
 @pytest.fixture(params=BOXES)
@@ -57,13 +53,12 @@ def kinds(prompt):
     }
 
 
-@pytest.mark.browser
 def test_a_box_is_the_workflow_inside(page, title):
     workflow, inputs = BOXES[title]
     wire(page)
     assert page.evaluate("app.graph._nodes[0].inputs.map(input => input.name)") == inputs
     assert page.evaluate("app.graph._nodes[0].outputs.map(output => output.type)") == ["VIDEO"]
-    inside = json.loads((ROOT / "workflows" / "api" / f"{workflow}.json").read_text())
+    inside = workflows.prompt(workflow)
     graph, prompt = browser.converted(page)
     assert kinds(prompt) == kinds(inside)
     browser.load_workflow(page, graph)
@@ -72,8 +67,7 @@ def test_a_box_is_the_workflow_inside(page, title):
     assert browser.complaints(page) == []
 
 
-@pytest.mark.browser
-def test_a_box_runs_to_the_film_that_it_asks_for(page, title, server):
+def test_a_box_runs_to_the_clip_that_was_asked_for(page, title, server):
     asked = {"prompt": "A bell rings.", "width": 96, "height": 64, "length": 9, "seed": 8}
     wire(page)
     page.evaluate(
@@ -85,8 +79,8 @@ def test_a_box_runs_to_the_film_that_it_asks_for(page, title, server):
     tiny.fit(prompt)
     for node in prompt.values():
         node["inputs"] |= {name: value for name, value in (asked | {"steps": 2}).items() if name in node["inputs"]}
-    (film,) = server.run(prompt, graph)
-    frames, wave, rate, seconds = watched(film)
+    (clip,) = server.run(prompt, graph)
+    frames, wave, rate, seconds = read_clip(clip)
     assert frames.shape == (9, 64, 96, 3)
     assert rate == 24
     assert seconds == pytest.approx(9 / 24, abs=1 / 24)

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from golden_audio import published_vae, published_vocoder
 from safetensors.torch import load_file
+
+from support.golden_audio import published_vae, published_vocoder
 
 pytestmark = pytest.mark.comfyui
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-
-import golden_model
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_native import assert_equal, guide, ksampler, prompts
 from torch._dynamo.testing import CompileCounter
 
 from ovi.model import fuse
+from support import golden_model
+from support.sampling import assert_equal, guide, ksampler, prompts
 
 
 @pytest.fixture(autouse=True)
@@ -41,21 +38,18 @@ def test_blocks_share_one_graph():
 
 
 @pytest.mark.comfyui
-def test_core_node(comfy):
+def test_core_node(comfy, load, golden_file, loop):
     """TorchCompileModel: one graph for all steps and prompts; changed guidance has its effect."""
     from comfy.ldm.modules.attention import attention_pytorch
 
     comfy.core("nodes_torch_compile")
-    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "golden.safetensors")
-    (model,) = comfy.run(
-        "OviModelLoader", model_name="golden.safetensors", second_model_name="none", weight_dtype="default"
-    )
+    model = load(golden_file)
     for module in model.model.diffusion_model.modules():
         if hasattr(module, "attention"):
             module.attention = attention_pytorch  # a GPU's; the CPU's own asks for free memory, which breaks the graph
     counter = CompileCounter()
     (compiled,) = comfy.run("TorchCompileModel", model=model, backend=counter)
-    positive, negative = prompts(load_file(golden_model.GOLDEN / "D_t2v.safetensors"))
+    positive, negative = prompts(loop)
     shorter = [[positive[0][0][:, :7], {}]]
 
     def check(conds, **guidance):

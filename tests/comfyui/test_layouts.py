@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from functools import cache
 
-import golden_model
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
 from ovi.model import OviModel
+from support import golden_model, tiny
+from support.sampling import error
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 SD = load_file(golden_model.MODEL)
 VIDEO = {key: tensor for key, tensor in SD.items() if key.startswith("video_model.")}
@@ -51,13 +51,6 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def inference():
-    """ComfyUI runs nodes in inference mode, and a quantised model must be loaded and used in one."""
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture
 def load(comfy):
     """Write files as (tensors, metadata) and load them as a MODEL."""
@@ -76,14 +69,6 @@ def with_metadata(parts):
     return [(sd, golden_model.metadata()) for sd in parts]
 
 
-@pytest.fixture(scope="module")
-def x():
-    """Latents, timestep and text for one forward pass."""
-    draw = torch.Generator().manual_seed(0)
-    latents = [torch.randn(1, 48, 2, 4, 6, generator=draw), torch.randn(1, 20, 9, generator=draw)]
-    return latents, torch.tensor([640.0]), torch.randn(1, 30, 64, generator=draw)
-
-
 def run(model, x):
     """The output of a MODEL's diffusion model."""
     return model.model.diffusion_model(*x, transformer_options={})
@@ -99,11 +84,6 @@ def plain(sd):
 def assert_same(got, expected):
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)
-
-
-def error(got, expected):
-    """The relative error, of the worse of both modalities."""
-    return max(((a - b).norm() / b.norm()).item() for a, b in zip(got, expected, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 import shutil
 
-import golden_model
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch._subclasses import FakeTensor
 
 from ovi.lora import key_map, strangers
+from support import golden_model
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 SD = load_file(golden_model.MODEL)
 VIDEO = "video_model."
@@ -76,13 +76,6 @@ def written(pairs, naming):
 
 def wan(pairs):
     return {layer.removeprefix(VIDEO): pair for layer, pair in pairs.items()}
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    """ComfyUI runs nodes in inference mode."""
-    with torch.inference_mode():
-        yield
 
 
 def load_model(comfy):

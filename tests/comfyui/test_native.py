@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import math
-import shutil
 from itertools import pairwise
 
-import golden_model
 import pytest
-import test_loop
 import torch
 from safetensors.torch import load_file
 
 from ovi import geometry
+from support import GOLDEN, golden_loop, golden_model
+from support.sampling import (
+    SHAPES,
+    TimestepSpy,
+    assert_equal,
+    empty,
+    guide,
+    joint,
+    ksampler,
+    noise,
+    prompts,
+    scaled,
+    unscaled,
+    windowed,
+)
 
-pytestmark = pytest.mark.comfyui
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 SHIFT = 5.0
-SHAPES = ((1, 48, 4, 6, 8), (1, 20, 21))
-
-
-@pytest.fixture(autouse=True)
-def inference():
-    """ComfyUI runs nodes in inference mode."""
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def load(comfy):
-    """Load a file of the given name as a MODEL."""
-
-    def load(name, weight_dtype="default", second="none"):
-        (model,) = comfy.run("OviModelLoader", model_name=name, second_model_name=second, weight_dtype=weight_dtype)
-        return model
-
-    return load
-
-
-@pytest.fixture(scope="module")
-def model(comfy, load):
-    """The golden model as a MODEL."""
-    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "golden.safetensors")
-    with torch.inference_mode():
-        return load("golden.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -52,69 +37,9 @@ def reference():
     return golden_model.load()
 
 
-def joint(*parts):
-    from comfy.nested_tensor import NestedTensor
-
-    return NestedTensor(parts)
-
-
-def empty(batch=1, shapes=SHAPES):
-    return {"samples": joint(*(torch.zeros(batch, *shape[1:]) for shape in shapes))}
-
-
-def prompts(loop):
-    """Positive and negative conditioning of a golden loop; the negative holds both towers' texts side by side."""
-    texts = [golden_model.pad(loop[f"cond.{which}_negative"], 32) for which in ("video", "audio")]
-    return [[loop["cond.positive"][None], {}]], [[torch.cat(texts, dim=-1), {}]]
-
-
-@pytest.fixture(scope="module")
-def loop():
-    return load_file(golden_model.GOLDEN / "D_t2v.safetensors")
-
-
 @pytest.fixture(scope="module")
 def i2v_loop():
-    return load_file(golden_model.GOLDEN / "D_i2v.safetensors")
-
-
-def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0, 1.0), audio=(0.0, 1.0)):
-    (guided,) = comfy.run(
-        "OviGuidance",
-        model=model,
-        audio_cfg=audio_cfg,
-        skip_blocks=skip,
-        skip_start_percent=start,
-        skip_end_percent=end,
-        video_start_percent=video[0],
-        video_end_percent=video[1],
-        audio_start_percent=audio[0],
-        audio_end_percent=audio[1],
-    )
-    return guided
-
-
-def ksampler(comfy, model, conds, latent=None, *, sampler="euler", steps=4, cfg=4.0, denoise=1.0, seed=7):
-    (out,) = comfy.run(
-        "KSampler",
-        model=model,
-        seed=seed,
-        steps=steps,
-        cfg=cfg,
-        sampler_name=sampler,
-        scheduler="simple",
-        positive=conds[0],
-        negative=conds[1],
-        latent_image=latent or empty(),
-        denoise=denoise,
-    )
-    return out["samples"].unbind()
-
-
-def noise(seed=7, shapes=SHAPES):
-    import comfy.sample
-
-    return comfy.sample.prepare_noise(joint(*(torch.zeros(shape) for shape in shapes)), seed).unbind()
+    return load_file(GOLDEN / "D_i2v.safetensors")
 
 
 def published_euler(reference, loop, *, steps=4, cfg=4.0, audio_cfg=3.0, skip=(1,), seed=7, denoise=1.0, latent=None):
@@ -134,25 +59,6 @@ def published_euler(reference, loop, *, steps=4, cfg=4.0, audio_cfg=3.0, skip=(1
     return x
 
 
-def unscaled(video):
-    """A normalised video latent as ComfyUI hands it on."""
-    import comfy.latent_formats
-
-    return comfy.latent_formats.Wan22().process_out(video)
-
-
-def scaled(video):
-    """The reverse of `unscaled`."""
-    import comfy.latent_formats
-
-    return comfy.latent_formats.Wan22().process_in(video)
-
-
-def assert_equal(got, expected, atol):
-    for a, b in zip(got, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=atol, rtol=0.0)
-
-
 def test_ksampler_with_guidance_is_the_guidance_formula(comfy, model, loop):
     """Euler to 1e-5, computed from what the model itself gave for the positive and the negative prompt."""
     guided, seen = guide(comfy, model), []
@@ -164,7 +70,7 @@ def test_ksampler_with_guidance_is_the_guidance_formula(comfy, model, loop):
     guided.set_model_sampler_pre_cfg_function(spy)
     video, audio = ksampler(comfy, guided, prompts(loop))
     size = video.numel()
-    x = test_loop.pack(*noise())
+    x = golden_loop.pack(*noise())
     sigmas = [step[0] for step in seen] + [torch.zeros(1)]
     for (_, pos, neg), now, then in zip(seen, sigmas, sigmas[1:], strict=False):
         x0 = neg + torch.cat([4 * (pos - neg)[..., :size], 3 * (pos - neg)[..., size:]], dim=-1)
@@ -328,25 +234,10 @@ def test_published_run(comfy, model, loop, i2v_loop, case):
         latent_image=latent,
     )
     video, audio = out["samples"].unbind()
-    expected, _ = test_loop.run(case, whole_timesteps=False)
-    assert_equal([test_loop.pack(scaled(video), audio)], [expected], 2e-3 * expected.std().item())
+    expected, _ = golden_loop.run(case, whole_timesteps=False)
+    assert_equal([golden_loop.pack(scaled(video), audio)], [expected], 2e-3 * expected.std().item())
     if case == "i2v":
         assert_equal([scaled(video)[:, :, 0]], [data["cond.first_frame_latent"][None, :, 0]], 1e-5)
-
-
-class TimestepSpy:
-    """Records the timesteps that the diffusion model is called with."""
-
-    def __init__(self, monkeypatch, model):
-        self.seen = []
-        inner = model.model.diffusion_model
-        original = inner._forward
-
-        def forward(x, timestep, *args, **kwargs):
-            self.seen.append(timestep)
-            return original(x, timestep, *args, **kwargs)
-
-        monkeypatch.setattr(inner, "_forward", forward)
 
 
 def test_first_frame_has_timestep_0(comfy, model, i2v_loop, monkeypatch):
@@ -623,34 +514,6 @@ def test_blocks_that_cannot_be_skipped(comfy, model, skip):
 
 
 LONG = ((1, 48, 13, 4, 6), (1, 20, 64))  # 49 frames
-
-
-def windowed(comfy, model, **options):
-    from comfy import context_windows
-
-    if not hasattr(context_windows, "WindowingState"):
-        pytest.skip("this ComfyUI has no context windows for joint latents; 0.27 and later have")
-    comfy.core("nodes_context_windows")
-    (model,) = comfy.run(
-        "ContextWindowsManual",
-        model=model,
-        **{
-            "context_length": 5,
-            "context_overlap": 2,
-            "context_schedule": "standard_static",
-            "context_stride": 1,
-            "closed_loop": False,
-            "fuse_method": "pyramid",
-            "dim": 2,
-            "freenoise": False,
-            "cond_retain_index_list": "",
-            "split_conds_to_windows": False,
-            "latent_retain_index_list": "",
-            "causal_window_fix": True,
-        }
-        | options,
-    )
-    return model
 
 
 @pytest.mark.parametrize("anchored", [True, False])

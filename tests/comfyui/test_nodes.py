@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
-pytestmark = pytest.mark.comfyui
+from support import tiny
 
-
-@pytest.fixture(autouse=True)
-def inference():
-    """ComfyUI runs nodes in inference mode."""
-    with torch.inference_mode():
-        yield
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 
 @pytest.fixture(scope="module")
@@ -210,15 +204,6 @@ def test_scheduler(comfy):
     torch.testing.assert_close(whole, flow_sigmas(50), atol=0.0, rtol=0.0)
     (part,) = comfy.run("OviScheduler", steps=10, shift=3.0, solver="dpm++", denoise=0.5)
     torch.testing.assert_close(part, flow_sigmas(20, 3.0, "dpm++")[10:], atol=0.0, rtol=0.0)
-
-
-@pytest.fixture(scope="module")
-def clip(comfy):
-    """A random tiny UMT5 of ComfyUI's own class."""
-    from stand_ins import tiny_clip
-
-    with torch.inference_mode():
-        return tiny_clip(64, 0)
 
 
 def encode(comfy, clip, prompt, video_negative="blur", audio_negative="a bell", prompt_style="as written"):

@@ -7,11 +7,11 @@ import re
 
 import pytest
 import torch
-from golden_audio import draw, draw_row, published_vae, published_vocoder
 from safetensors.torch import load_file
 
 from ovi import audio_vae
 from ovi.audio_vae import merge, normalisations
+from support.golden_audio import draw, draw_row, published_vae, published_vocoder
 
 
 @pytest.fixture(scope="module")

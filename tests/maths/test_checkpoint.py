@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import golden_model
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ovi import checkpoint
 from ovi.config import OviConfig
+from support import golden_model
 
 SD = load_file(golden_model.MODEL)
 VIDEO = {key: tensor for key, tensor in SD.items() if key.startswith("video_model.")}

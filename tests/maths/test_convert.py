@@ -9,21 +9,17 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import golden_audio
-import golden_model
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovi import audio_vae
 from ovi.checkpoint import AUDIO, VIDEO
 from ovi.config import OviConfig
-from ovi.convert import FORMATS, MATRIX, Mapped, main
+from ovi.convert import MATRIX, Mapped, main
 from ovi.model import OviModel
+from support import ROOT, golden_model
 
-ROOT = Path(__file__).resolve().parent.parent
 SD = load_file(golden_model.MODEL)
 
 
@@ -93,79 +89,6 @@ def test_formats_in_metadata_go_with_their_layers(files, tmp_path):
     mark = load_file(tmp_path / "out")[f"{VIDEO}{layer}.comfy_quant"]
     assert json.loads(mark.numpy().tobytes()) == {"format": "float8_e4m3fn"}
     assert golden_model.metadata(tmp_path / "out") == golden_model.metadata() | {"modelspec.title": "Ovi"}
-
-
-@pytest.fixture(scope="module")
-def x():
-    """Latents, timestep and text for one forward pass."""
-    draw = torch.Generator().manual_seed(0)
-    latents = [torch.randn(1, 48, 2, 4, 6, generator=draw), torch.randn(1, 20, 9, generator=draw)]
-    return latents, torch.tensor([640.0]), torch.randn(1, 30, 64, generator=draw)
-
-
-def rounded(layer, args):
-    """What core does to the input of an int8 layer: each row in 127 steps either way."""
-    scale = args[0].abs().amax(-1, keepdim=True) / 127
-    return ((args[0] / scale).round() * scale,)
-
-
-def error(got, expected):
-    """The relative error, of the worse of both modalities."""
-    return max(((a - b).norm() / b.norm()).item() for a, b in zip(got, expected, strict=True))
-
-
-@pytest.mark.comfyui
-@pytest.mark.parametrize("name", FORMATS)
-def test_quantize(comfy, tmp_path, x, capsys, name):
-    """ComfyUI runs the file as the float32 model with the weights that its own quantisation gives back."""
-    from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
-
-    out = tmp_path / "out.safetensors"
-    assert convert("quantize", golden_model.MODEL, out, "--format", name) == 0
-    stored = load_file(out)
-    layers = {key.removesuffix(".weight") for key in SD if MATRIX.fullmatch(key)}
-    assert len(layers) == 2 * 3 * 11  # towers, blocks, matrices
-    assert {key.removesuffix(".comfy_quant") for key in stored if key.endswith(".comfy_quant")} == layers
-    assert capsys.readouterr().out.count("relative error") == len(layers)
-
-    form = FORMATS[name]
-    layout = QUANT_ALGOS[form.name]["comfy_tensor_layout"]
-    options = {"per_channel": True} if name == "int8" else {"scale": "recalculate"}
-    dequantised = {key: tensor.bfloat16().float() for key, tensor in SD.items()}
-    assert all(stored[key].dtype == torch.bfloat16 for key in SD if not MATRIX.fullmatch(key))
-    for key in filter(MATRIX.fullmatch, SD):
-        dequantised[key] = QuantizedTensor.from_float(SD[key], layout, **options).dequantize()
-
-    plain, original = OviModel(golden_model.load().config), golden_model.load()
-    plain.load_state_dict(dequantised)
-    with torch.inference_mode():
-        quantised = comfy.module("ovi.native").load([str(out)]).model.diffusion_model(*x, transformer_options={})
-        exact, expected = original(*x), plain(*x)
-        got, usual = error(quantised, exact), error(expected, exact)
-        with capsys.disabled():
-            sys.stdout.write(f"\n{name}: error {got:.2%}, of the same weights in float32 {usual:.2%}\n")
-        assert got < 1.3 * usual
-        if name == "int8":
-            for layer in layers:
-                plain.get_submodule(layer).register_forward_pre_hook(rounded)
-            expected = plain(*x)
-        assert error(quantised, expected) < 1e-4
-
-
-@pytest.mark.comfyui
-def test_audio_vae(comfy, tmp_path):
-    """Core's 'Load VAE' opens the file and encodes with its mel basis, which core does not compute."""
-    torch.save(golden_audio.published_vae(golden_audio.draw_row), tmp_path / "vae")
-    torch.save({"generator": golden_audio.published_vocoder(golden_audio.draw_row)}, tmp_path / "vocoder")
-    out = comfy.models / "vae" / "converted.safetensors"
-    assert convert("audio-vae", tmp_path / "vae", tmp_path / "vocoder", out) == 0
-    (vae,) = comfy.run("VAELoader", vae_name=out.name)
-    out.unlink()  # 1.1 GB
-    audio = {"waveform": torch.linspace(0, 6000, 44100).sin()[None, None], "sample_rate": 44100}
-    (latent,) = comfy.run("VAEEncodeAudio", vae=vae, audio=audio)
-    assert latent["samples"].shape == (1, 20, 31)
-    assert latent["samples"].isfinite().all()
-    assert torch.equal(vae.get_sd()["mel_converter.mel_basis"], audio_vae.mel_basis())
 
 
 def test_dry_run_lists_and_writes_nothing(tmp_path, capsys):

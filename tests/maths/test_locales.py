@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from author_locales import LOCALES, english
+
+from authoring.locales import LOCALES
 
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es")
 TRANSLATIONS = LANGUAGES[1:]
@@ -42,18 +43,8 @@ SENTENCES = [keys for keys in ENGLISH if keys[-1] in ("description", "tooltip")]
 TITLES = {keys[0]: text for keys, text in ENGLISH.items() if keys[1] == "display_name"}
 
 
-@pytest.mark.comfyui
-def test_english_is_what_the_schemas_say(comfy):
-    assert json.loads((LOCALES / "en" / "nodeDefs.json").read_text()) == english(comfy)
-
-
-@pytest.mark.server
-def test_comfyui_serves_every_language(server):
-    served = server.get("/i18n")
-    assert set(served) == set(LANGUAGES) == {folder.name for folder in LOCALES.iterdir()}
-    for language in LANGUAGES:
-        written = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
-        assert served[language] == {"nodeDefs": written}, language
+def test_every_folder_is_a_language():
+    assert {folder.name for folder in LOCALES.iterdir()} == set(LANGUAGES)
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)

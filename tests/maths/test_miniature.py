@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 from statistics import median
 
 import pytest
 import torch
-from test_native import windowed
 
-from miniature import WEIGHTS, codecs, measure, train, world
-
-SEEDS = range(world.HELD_OUT, world.HELD_OUT + 12)
-MODEL = WEIGHTS / "ovi_miniature.safetensors"
-
-
-def through_codecs(scene):
-    """A scene's picture [T, H, W, 3] and sound [samples], encoded and decoded."""
-    pictures, sounds = codecs.VideoCodec(), codecs.AudioCodec()
-    picture = 2 * world.picture(scene).movedim(-1, 0)[None] - 1
-    decoded = pictures.decode(pictures.encode(picture))[0].movedim(0, -1) / 2 + 0.5
-    return decoded, sounds.decode(sounds.encode(world.sound(scene)[None]))[0]
+from miniature import codecs, measure, train, world
+from support.scenes import SEEDS, through_codecs
 
 
 @pytest.fixture(scope="module")
@@ -118,118 +106,3 @@ def test_training_begins_with_what_it_is_given():
         got = model(noise, torch.full((2,), 1000.0), text)
     for given, back in zip(noise, got, strict=True):
         assert torch.cosine_similarity(given.flatten(), back.flatten(), 0) > 0.6
-
-
-@pytest.fixture
-def nodes(comfy):
-    """The loaders, on real ComfyUI."""
-    from miniature import nodes
-
-    with torch.inference_mode():
-        yield nodes
-
-
-@pytest.mark.comfyui
-def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes, decoded):
-    """A scene goes through their latents and Ovi Decode, whole and in tiles, as through the codecs alone."""
-    from comfy.nested_tensor import NestedTensor
-
-    scene, (picture, sound) = next(iter(decoded.items()))
-    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
-    video = video_vae.encode(world.picture(scene))
-    audio = audio_vae.encode(world.sound(scene)[None, :, None])
-    latent = {"samples": NestedTensor([video, audio])}
-    for tile_size in (0, 64):
-        inputs = {"vae": video_vae, "audio_vae": audio_vae, "fps": 24.0, "tile_size": tile_size}
-        images, heard = comfy.run("OviDecode", samples=latent, **inputs)
-        if not tile_size:
-            torch.testing.assert_close(images, picture, atol=1e-4, rtol=0)
-        assert images.shape == picture.shape
-        assert heard["sample_rate"] == world.RATE
-        torch.testing.assert_close(heard["waveform"][0, 0], sound[: heard["waveform"].shape[-1]], atol=1e-5, rtol=0)
-    start = video_vae.encode(world.picture(scene)[:1])
-    torch.testing.assert_close(start[:, :, 0], video[:, :, 0], atol=1e-4, rtol=0)
-
-
-@pytest.mark.comfyui
-def test_the_text_encoder_tells_the_captions_apart(nodes):
-    """One token for each word, and no two captions alike."""
-    clip = nodes.OviMiniatureText.execute().args[0]
-    encoded = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in train.CAPTIONS]
-    assert {(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded} == {16}
-    apart = torch.cdist(*2 * [torch.cat(encoded).flatten(1)]) + 1e9 * torch.eye(len(encoded))
-    assert apart.min() > 1
-
-
-def loaded(nodes):
-    """The model and its text encoder."""
-    from bench import quality
-
-    return quality.native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
-
-
-@pytest.mark.comfyui
-def test_picture_and_sound_meet(comfy, nodes):
-    """In ten steps, of captions whose scenes were not trained on; without the fusion they are near chance."""
-    from bench import quality
-
-    scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
-    model, clip = loaded(nodes)
-    both = ("a2v_cross_attn", "v2a_cross_attn")
-    rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
-    fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
-    assert fused["error_ms"] < 30
-    assert fused["missed"] + fused["extra"] < 0.3
-    assert fused["nearest_ms"] < fused["shuffled_ms"] / 3
-    assert fused["colour"] >= 0.9
-    assert fused["pitch"] >= 0.95
-    assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
-
-
-@pytest.mark.comfyui
-@pytest.mark.parametrize("anchored", [True, False])
-def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
-    """Six seconds in windows of two: beyond the first window, too, a sound is within a frame of its bounce."""
-    from bench import quality
-
-    def change(model):
-        return windowed(comfy, model, context_length=13, context_overlap=3, causal_window_fix=anchored)
-
-    (model, clip), row = loaded(nodes), quality.Row("in windows", steps=10, change=change)
-    distances = []
-    for seed in range(3):
-        scene = world.scene(world.HELD_OUT + seed)
-        (picture,), (sound,) = quality.sampled(model, row, [scene], clip, seed, frames=145)
-        later = [time for time in measure.bounces(picture) if time > 2]
-        distances += [b - a for a, b in measure.matched(later, measure.onsets(sound))]
-    assert len(distances) > 6
-    assert abs(median(distances)) < 1 / 24
-
-
-@pytest.mark.comfyui
-def test_the_sound_of_a_given_video_meets_it(comfy, nodes):
-    """Through the nodes of the workflow that makes sound for a video."""
-    shutil.copy(MODEL, comfy.models / "diffusion_models" / MODEL.name)
-    (model,) = comfy.run("OviModelLoader", model_name=MODEL.name, second_model_name="none", weight_dtype="default")
-    (clip,) = nodes.OviMiniatureText.execute().args
-    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
-    size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
-    keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
-    keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
-    sampling = {"steps": 10, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
-    distances = []
-    for seed in SEEDS[:6]:
-        scene = world.scene(seed)
-        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.picture(scene))
-        (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
-        conds = {"positive": prompt, "negative": prompt}
-        (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
-        images, heard = comfy.run(
-            "OviDecode", samples=latent, vae=video_vae, audio_vae=audio_vae, fps=24.0, tile_size=0
-        )
-        seen, rung = measure.bounces(images), measure.onsets(heard["waveform"][0, 0])
-        pairs = measure.matched(seen, rung)
-        assert not measure.alone(seen, {time for time, _ in pairs})
-        distances += [b - a for a, b in pairs]
-    assert abs(median(distances)) < 0.02
-    assert median(map(abs, distances)) < 0.03

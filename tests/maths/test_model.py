@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import golden_model
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from ovi.config import OviConfig
 from ovi.model import OviModel
+from support import GOLDEN, golden_model
 
 CASES = ["a1", "a2", "a3", "a3b", "a4", "a5_audio", "a5_video", "a6", "a7"]
 PRECISION = [(torch.float32, 1e-5, "out"), (torch.float64, 1e-6, "out_f64run")]
@@ -24,8 +24,8 @@ def precision(request):
 
 def inputs(case, i, dtype):
     """Sample i of a case: the arguments of forward, with the frames' own timesteps where the first frame is clean."""
-    data = load_file(golden_model.GOLDEN / f"A_{case}.safetensors")
-    kwargs = json.loads((golden_model.GOLDEN / "manifest.json").read_text())["A"]["cases"][case]["forward_kwargs"]
+    data = load_file(GOLDEN / f"A_{case}.safetensors")
+    kwargs = json.loads((GOLDEN / "manifest.json").read_text())["A"]["cases"][case]["forward_kwargs"]
     video, audio = data.get(f"in.video.{i}"), data.get(f"in.audio.{i}")
     time = data["in.t"][i : i + 1]
     video_time = time

@@ -6,7 +6,6 @@ import dataclasses
 import re
 import shutil
 
-import golden_model
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,15 +14,11 @@ from safetensors.torch import load_file, save_file
 from ovi import training
 from ovi.config import OviConfig
 from ovi.training import Clip, Settings, Trainer
+from support import golden_model
+from support.training import clips
 
 SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
 EMPTY = torch.zeros(0, 64)
-
-
-def clips(n=3):
-    draw = torch.Generator().manual_seed(1)
-    shapes = (48, 2, 4, 4), (20, 9), (5, 64)
-    return [Clip(*(torch.randn(shape, generator=draw) for shape in shapes)) for _ in range(n)]
 
 
 def trainer(settings=SETTINGS, steps=6, rank=0, **options):
@@ -211,30 +206,6 @@ def store(folder, dtype):
     """Store the model in another dtype."""
     path = folder / "model.safetensors"
     save_file({key: tensor.to(dtype) for key, tensor in load_file(path).items()}, path, golden_model.metadata())
-
-
-@pytest.mark.comfyui
-def test_lora_loads_back(folder, comfy):
-    """What the command line writes changes, through the node, every layer that it trained by its product."""
-    assert train(folder, "--steps", "3", "--rank", "4") == 0
-    lora = load_file(folder / "out.safetensors")
-    shutil.copy(folder / "out.safetensors", comfy.models / "loras" / "trained.safetensors")
-    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "trained_on.safetensors")
-    names = {"model_name": "trained_on.safetensors", "second_model_name": "none", "weight_dtype": "default"}
-    with torch.inference_mode():
-        (model,) = comfy.run("OviModelLoader", **names)
-        output = comfy.node["OviLoraLoader"].execute(model, "trained.safetensors", 1.0, 1.0)
-        layers = {key.removesuffix(".lora_A.weight") for key in lora if ".lora_A." in key}
-        assert len(layers) == 2 * 3 * (4 + 6 + 2)
-        assert f"Video tower: {len(layers) // 2} weights" in output.ui.as_dict()["text"][0]
-        assert "Not loaded" not in output.ui.as_dict()["text"][0]
-        patched, weights = output.args[0], golden_model.load().state_dict()
-        for layer in layers:
-            change = lora[f"{layer}.lora_B.weight"].float() @ lora[f"{layer}.lora_A.weight"].float()
-            assert change.abs().max() > 0, layer
-            key = f"{layer}.weight"
-            got = patched.patch_weight_to_device(key, return_weight=True)
-            torch.testing.assert_close(got, weights[key.removeprefix("diffusion_model.")] + change, atol=1e-6, rtol=0)
 
 
 def test_whole_model(folder):

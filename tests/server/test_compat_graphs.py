@@ -1,14 +1,11 @@
-"""Graphs made with other Ovi packs: the nodes that ComfyUI replaces by ours, on the real server."""
+"""Graphs made with other Ovi packs: the nodes that ComfyUI replaces with ours, on the real server."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT
+from support.workflows import fitted, id_of
 
 pytestmark = pytest.mark.server
 
@@ -21,19 +18,17 @@ def replacements(server):
 
 
 def test_loaders_of_other_packs_load_with_ours(server):
-    prompt = json.loads((ROOT / "workflows" / "api" / "ovi_text_to_video.json").read_text())
-    tiny.fit(prompt)
-    prompt["1"] = {
+    prompt = fitted("ovi_text_to_video", width=32, height=32, length=1)
+    prompt[id_of(prompt, "OviModelLoader")] = {
         "class_type": "OviEngineLoader",
         "inputs": {"model_precision": "model_960x960.safetensors", "cpu_offload": True, "device": 0},
     }
-    prompt["4"] = {
+    prompt[id_of(prompt, "OviAudioVAELoader")] = {
         "class_type": "OviMMAudioVAELoader",
         "inputs": {"vae": "v1-16.pth", "vocoder": "best_netG.pt", "precision": "fp32"},
     }
-    prompt["11"]["inputs"] |= {"width": 32, "height": 32, "length": 1}
     for node in prompt.values():
-        node["_meta"] = {"title": node["class_type"]}  # the frontend sends titles; the server counts on them
+        node["_meta"] = {"title": node["class_type"]}  # as the frontend sends; the server relies on it
     assert server.run(prompt)
 
 

@@ -83,7 +83,7 @@ def missing_types(page: Page) -> list[str]:
 
 
 def open_template(page: Page, pack: str, name: str) -> None:
-    """Open a pack's workflow as users do: Templates, the pack under Extensions, a click on the picture."""
+    """Open a pack's workflow as users do: Templates, the pack under Extensions, a click on the thumbnail."""
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_role("dialog").get_by_text(pack, exact=True).click()
     page.get_by_test_id(f"template-workflow-{name}").click()

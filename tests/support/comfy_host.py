@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from . import ROOT
+
 CORE_NODES = ("nodes_custom_sampler", "nodes_model_advanced", "nodes_video", "nodes_audio", "nodes_lt")
 
 

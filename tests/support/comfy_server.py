@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+from . import ROOT
+
 PACKS = {
     "comfyui-ovi": ROOT,
     "ovi_miniature": ROOT / "miniature",
-    "ovi_stand_ins": ROOT / "tests" / "stand_ins",
+    "ovi_stand_ins": ROOT / "tests" / "support" / "stand_ins",
 }
 SETTINGS = {  # of a user who has seen the welcome pages and wants every workflow checked
     "Comfy.TutorialCompleted": True,

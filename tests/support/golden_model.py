@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from ovi.config import OviConfig
 from ovi.model import OviModel
 
-GOLDEN = Path(__file__).resolve().parent / "golden"
+from . import GOLDEN
+
 MODEL = GOLDEN / "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Tiny random weights under the published file and key names, made on the spot: they prove the pipes and make noise."""
+"""Tiny random weights under the release's file and key names, to test the wiring; what they generate is noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor
 
-KEYS = Path(__file__).parent / "golden" / "full_model_keys.json"
+from . import GOLDEN
+
+KEYS = GOLDEN / "full_model_keys.json"
 TEXT_DIM = 64  # the width of the text encoder in stand_ins/
 
 OVI = "diffusion_models/model_960x960.safetensors"
@@ -96,14 +98,14 @@ def video_vae(path: Path, *, seed: int = 0) -> None:
     for key, shape in _taew_shapes().items():
         weights[key] = draw(shape, _unit(shape)) if key.endswith(".weight") else torch.zeros(shape)
     weights["encoder.17.weight"] *= 5  # latents near unit size
-    weights["decoder.22.bias"] += 0.5  # pictures around grey
+    weights["decoder.22.bias"] += 0.5  # frames around grey
     save_file(weights, path)
 
 
 def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
     """Write MMAudio's 16 kHz VAE and its vocoder at full size, raw as published: neither normalised nor folded.
 
-    bfloat16 halves the 1.1 GB; the sound is noise of a standard deviation near 0.1.
+    bfloat16 halves the 1.1 GB; the audio is noise of a standard deviation near 0.1.
     """
     from ovi.audio_vae import MEL_BANDS, lowpass_filter, vae_shapes, vocoder_shapes
 
