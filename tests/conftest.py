@@ -11,15 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
-import tiny
-from comfy_host import Host
-from comfy_server import Server
 from playwright.sync_api import Page
 
-ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden"
+from support import GOLDEN, ROOT, browser, tiny
+from support.comfy_host import Host
+from support.comfy_server import Server
+
 COMFYUI = os.environ.get("COMFYUI_PATH")
 
 if str(ROOT) not in sys.path:

@@ -1,0 +1,65 @@
+"""Fixtures of the tests on real ComfyUI in this process."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from support import GOLDEN, golden_model
+
+
+@pytest.fixture
+def inference():
+    """Run a test in inference mode, as ComfyUI runs nodes."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def load(comfy):
+    """Load a file of the given name as a MODEL."""
+
+    def load(name, weight_dtype="default", second="none"):
+        (model,) = comfy.run("OviModelLoader", model_name=name, second_model_name=second, weight_dtype=weight_dtype)
+        return model
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def golden_file(comfy):
+    """The name of the golden model's file in ComfyUI's models/diffusion_models."""
+    return shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "golden.safetensors").name
+
+
+@pytest.fixture(scope="module")
+def model(load, golden_file):
+    """The golden model as a MODEL."""
+    with torch.inference_mode():
+        return load(golden_file)
+
+
+@pytest.fixture(scope="module")
+def loop():
+    """The golden denoising loop of text to video."""
+    return load_file(GOLDEN / "D_t2v.safetensors")
+
+
+@pytest.fixture(scope="module")
+def x():
+    """Latents, timestep and text for one forward pass of the golden model."""
+    draw = torch.Generator().manual_seed(0)
+    latents = [torch.randn(1, 48, 2, 4, 6, generator=draw), torch.randn(1, 20, 9, generator=draw)]
+    return latents, torch.tensor([640.0]), torch.randn(1, 30, 64, generator=draw)
+
+
+@pytest.fixture(scope="module")
+def clip(comfy):
+    """A random tiny UMT5 of ComfyUI's own class."""
+    from support.stand_ins import tiny_clip
+
+    with torch.inference_mode():
+        return tiny_clip(64, 0)

@@ -1,0 +1,128 @@
+"""The miniature on real ComfyUI: its loaders, and what it generates."""
+
+from __future__ import annotations
+
+import shutil
+from statistics import median
+
+import pytest
+import torch
+
+from miniature import WEIGHTS, measure, train, world
+from support.sampling import windowed
+from support.scenes import SEEDS, through_codecs
+
+pytestmark = pytest.mark.comfyui
+
+MODEL = WEIGHTS / "ovi_miniature.safetensors"
+
+
+@pytest.fixture
+def nodes(comfy):
+    """The loaders, on real ComfyUI."""
+    from miniature import nodes
+
+    with torch.inference_mode():
+        yield nodes
+
+
+def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes):
+    """A scene goes through their latents and Ovi Decode, whole and in tiles, as through the codecs alone."""
+    from comfy.nested_tensor import NestedTensor
+
+    scene = world.scene(SEEDS[0])
+    frames, wave = through_codecs(scene)
+    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
+    video = video_vae.encode(world.picture(scene))
+    audio = audio_vae.encode(world.sound(scene)[None, :, None])
+    latent = {"samples": NestedTensor([video, audio])}
+    for tile_size in (0, 64):
+        inputs = {"vae": video_vae, "audio_vae": audio_vae, "fps": 24.0, "tile_size": tile_size}
+        images, heard = comfy.run("OviDecode", samples=latent, **inputs)
+        if not tile_size:
+            torch.testing.assert_close(images, frames, atol=1e-4, rtol=0)
+        assert images.shape == frames.shape
+        assert heard["sample_rate"] == world.RATE
+        torch.testing.assert_close(heard["waveform"][0, 0], wave[: heard["waveform"].shape[-1]], atol=1e-5, rtol=0)
+    start = video_vae.encode(world.picture(scene)[:1])
+    torch.testing.assert_close(start[:, :, 0], video[:, :, 0], atol=1e-4, rtol=0)
+
+
+def test_the_text_encoder_tells_the_captions_apart(nodes):
+    """One token for each word, and no two captions alike."""
+    clip = nodes.OviMiniatureText.execute().args[0]
+    encoded = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in train.CAPTIONS]
+    assert {(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded} == {16}
+    apart = torch.cdist(*2 * [torch.cat(encoded).flatten(1)]) + 1e9 * torch.eye(len(encoded))
+    assert apart.min() > 1
+
+
+def loaded(nodes):
+    """The model and its text encoder."""
+    from bench import quality
+
+    return quality.native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
+
+
+def test_video_and_audio_meet(comfy, nodes):
+    """In ten steps, for captions of scenes that were not trained on; without the fusion they meet by chance alone."""
+    from bench import quality
+
+    scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
+    model, clip = loaded(nodes)
+    both = ("a2v_cross_attn", "v2a_cross_attn")
+    rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
+    fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
+    assert fused["error_ms"] < 30
+    assert fused["missed"] + fused["extra"] < 0.3
+    assert fused["nearest_ms"] < fused["shuffled_ms"] / 3
+    assert fused["colour"] >= 0.9
+    assert fused["pitch"] >= 0.95
+    assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
+
+
+@pytest.mark.parametrize("anchored", [True, False])
+def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
+    """Six seconds in windows of two: beyond the first window, too, a bell rings within a frame of its bounce."""
+    from bench import quality
+
+    def change(model):
+        return windowed(comfy, model, context_length=13, context_overlap=3, causal_window_fix=anchored)
+
+    (model, clip), row = loaded(nodes), quality.Row("in windows", steps=10, change=change)
+    distances = []
+    for seed in range(3):
+        scene = world.scene(world.HELD_OUT + seed)
+        (frames,), (wave,) = quality.sampled(model, row, [scene], clip, seed, frames=145)
+        later = [time for time in measure.bounces(frames) if time > 2]
+        distances += [b - a for a, b in measure.matched(later, measure.onsets(wave))]
+    assert len(distances) > 6
+    assert abs(median(distances)) < 1 / 24
+
+
+def test_the_audio_for_a_video_meets_it(comfy, nodes):
+    """Through the nodes of the workflow that generates audio for a video."""
+    shutil.copy(MODEL, comfy.models / "diffusion_models" / MODEL.name)
+    (model,) = comfy.run("OviModelLoader", model_name=MODEL.name, second_model_name="none", weight_dtype="default")
+    (clip,) = nodes.OviMiniatureText.execute().args
+    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
+    size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
+    keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
+    keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
+    sampling = {"steps": 10, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    distances = []
+    for seed in SEEDS[:6]:
+        scene = world.scene(seed)
+        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.picture(scene))
+        (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
+        conds = {"positive": prompt, "negative": prompt}
+        (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
+        images, heard = comfy.run(
+            "OviDecode", samples=latent, vae=video_vae, audio_vae=audio_vae, fps=24.0, tile_size=0
+        )
+        seen, rung = measure.bounces(images), measure.onsets(heard["waveform"][0, 0])
+        pairs = measure.matched(seen, rung)
+        assert not measure.alone(seen, {time for time, _ in pairs})
+        distances += [b - a for a, b in pairs]
+    assert abs(median(distances)) < 0.02
+    assert median(map(abs, distances)) < 0.03

@@ -1,0 +1,294 @@
+"""The nodes around the model: prompts, latents, schedule, decoding, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support import tiny
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
+
+
+@pytest.fixture(scope="module")
+def vae(comfy):
+    """A random video VAE of the taew2_2 kind, which has Wan 2.2's latent grid."""
+    tiny.video_vae(comfy.models / "vae" / "tiny_video.safetensors")
+    with torch.inference_mode():
+        return comfy.run("VAELoader", vae_name="tiny_video.safetensors")[0]
+
+
+class ToneVAE:
+    """Stands for the audio VAE: a clip decodes to a constant, its first latent number, as long as the real one."""
+
+    latent_dim, latent_channels = 1, 20
+    audio_sample_rate = 44100
+
+    def decode(self, latent):
+        samples = -(-latent.shape[-1] * 512 * 441 // 160)
+        return latent[:, :1, :1].expand(-1, samples, 1)
+
+
+class OtherVAE:
+    """A VAE of another kind."""
+
+    def __init__(self, latent_dim, latent_channels):
+        self.latent_dim = latent_dim
+        self.latent_channels = latent_channels
+
+
+def empty(comfy, width=64, height=96, length=9, batch_size=1):
+    (latent,) = comfy.run("EmptyOviLatent", width=width, height=height, length=length, batch_size=batch_size)
+    return latent
+
+
+def image_to_video(comfy, vae, image, width=64, height=96, length=9, fit="crop", batch_size=1):
+    (latent,) = comfy.run(
+        "OviImageToVideo",
+        vae=vae,
+        start_image=image,
+        width=width,
+        height=height,
+        length=length,
+        fit=fit,
+        batch_size=batch_size,
+    )
+    return latent
+
+
+@pytest.mark.parametrize(("length", "frames", "audio"), [(121, 31, 157), (241, 61, 314), (1, 1, 1)])
+def test_empty_latent(comfy, length, frames, audio):
+    """The published lengths give the published latents, at exactly the size asked for."""
+    parts = empty(comfy, 960, 544, length, 2)["samples"].unbind()
+    assert [tuple(part.shape) for part in parts] == [(2, 48, frames, 34, 60), (2, 20, audio)]
+    assert not any(part.any() for part in parts)
+
+
+def test_a_latent_says_which_checkpoints_it_suits(comfy, vae):
+    size = {"width": 64, "height": 96, "length": 125, "batch_size": 1}
+    image = {"vae": vae, "start_image": torch.rand(1, 96, 64, 3), "fit": "crop"}
+    for node, given in (("EmptyOviLatent", {}), ("OviImageToVideo", image)):
+        (text,) = comfy.node[node].execute(**size, **given).ui.as_dict()["text"]
+        assert len(text.split("\n")) == 3
+        assert "960x960_5s was trained at sizes such as 768x1184 and for 121 frames at most" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((70, 96, 9), "got 70x96.*64 or 96"),
+        ((64, 100, 9), "got 64x100.*96 or 128"),
+        ((64, 96, 10), "got 10.*9 or 13"),
+    ],
+)
+def test_sizes_without_a_latent_are_refused(comfy, vae, size, message):
+    with pytest.raises(ValueError, match=message):
+        empty(comfy, *size)
+    with pytest.raises(ValueError, match=message):
+        image_to_video(comfy, vae, torch.rand(1, 50, 50, 3), *size)
+
+
+def test_image_to_video(comfy, vae):
+    """The first latent frame is the encoded image, which the mask keeps; the rest is zero once normalised."""
+    from comfy.latent_formats import Wan22
+
+    image = torch.rand(1, 96, 64, 3)
+    latent = image_to_video(comfy, vae, image, batch_size=2)
+    video, audio = latent["samples"].unbind()
+    video_mask, audio_mask = latent["noise_mask"].unbind()
+    assert (tuple(video.shape), tuple(audio.shape)) == ((2, 48, 3, 6, 4), (2, 20, 11))
+    torch.testing.assert_close(video[1:, :, :1], vae.encode(image))
+    assert Wan22().process_in(video[:, :, 1:]).abs().max() < 1e-6
+    assert (tuple(video_mask.shape), tuple(audio_mask.shape)) == ((2, 1, 3, 6, 4), (2, 1, 11))
+    assert video_mask[:, :, 0].max() == 0
+    assert video_mask[:, :, 1:].min() == 1
+    assert audio_mask.min() == 1
+
+
+def test_core_takes_the_parts_apart(comfy, vae):
+    """LTXV Separate / Concat AV Latent: picture and sound, with their masks, for other nodes."""
+    latent = image_to_video(comfy, vae, torch.rand(1, 96, 64, 3))
+    video, audio = comfy.run("LTXVSeparateAVLatent", av_latent=latent)
+    assert video["samples"].ndim == 5
+    assert audio["samples"].ndim == 3
+    assert video["noise_mask"].ndim == 5
+    (again,) = comfy.run("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)
+    for got, expected in zip(again["samples"].unbind(), latent["samples"].unbind(), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_a_batch_of_images_is_refused(comfy, vae):
+    with pytest.raises(ValueError, match=r"batch of 2.*ImageFromBatch"):
+        image_to_video(comfy, vae, torch.rand(2, 96, 64, 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [((3, 16), r"a video VAE of 16 channels \(such as Wan 2.1's\)"), ((1, 20), "an audio VAE of 20 channels")],
+)
+def test_a_wrong_video_vae_is_refused(comfy, kind, message):
+    with pytest.raises(ValueError, match=f"{message}.*wan2.2_vae.safetensors"):
+        image_to_video(comfy, OtherVAE(*kind), torch.rand(1, 96, 64, 3))
+    with pytest.raises(ValueError, match=f"{message}.*wan2.2_vae.safetensors"):
+        comfy.run("OviDecode", samples=empty(comfy), fps=24.0, tile_size=0, vae=OtherVAE(*kind))
+
+
+def test_a_wrong_audio_vae_is_refused(comfy, vae):
+    with pytest.raises(ValueError, match=r"a video VAE of 48 channels.*v1-16.pth and best_netG.pt"):
+        comfy.run("OviDecode", samples=empty(comfy), fps=24.0, tile_size=0, audio_vae=vae)
+
+
+def decode(comfy, samples, **inputs):
+    return comfy.run("OviDecode", **{"samples": samples, "fps": 24.0, "tile_size": 0} | inputs)
+
+
+@pytest.mark.parametrize("fps", [24.0, 12.0, 60.0])
+def test_decoded_sound_is_as_long_as_the_picture(comfy, vae, fps):
+    """Cut at 60 frames a second, filled up with silence at 12."""
+    images, audio = decode(comfy, latent_of_ones(comfy, 9), vae=vae, audio_vae=ToneVAE(), fps=fps)
+    assert tuple(images.shape) == (9, 96, 64, 3)
+    wave = audio["waveform"][0, 0]
+    assert len(wave) == round(9 / fps * 44100)
+    made = round(11 * 512 * 441 / 160)
+    assert wave[: min(made, len(wave))].min() == 1
+    assert not wave[made + 1 :].any()
+
+
+def latent_of_ones(comfy, length, batch_size=1):
+    latent = empty(comfy, length=length, batch_size=batch_size)
+    for i in range(batch_size):
+        for part in latent["samples"].unbind():
+            part[i] = i + 1.0
+    return latent
+
+
+def test_a_batch_decodes_clip_by_clip(comfy, vae):
+    """Frames and sounds follow one another in the same order."""
+    images, audio = decode(comfy, latent_of_ones(comfy, 5, 2), vae=vae, audio_vae=ToneVAE())
+    single, _ = decode(comfy, latent_of_ones(comfy, 5), vae=vae, audio_vae=ToneVAE())
+    assert len(images) == 10
+    torch.testing.assert_close(images[:5], single)
+    first, second = audio["waveform"][0, 0].chunk(2)
+    assert (first[:8000].unique().item(), second[:8000].unique().item()) == (1.0, 2.0)
+    assert len(first) == round(5 / 24 * 44100)
+
+
+def test_tiles_cover_the_picture(comfy, vae):
+    whole, _ = decode(comfy, latent_of_ones(comfy, 9), vae=vae)
+    tiled, _ = decode(comfy, latent_of_ones(comfy, 9), vae=vae, tile_size=64)
+    assert tiled.shape == whole.shape
+
+
+def test_one_vae_decodes_one_modality(comfy, vae):
+    """The other output says, where something needs it, which VAE is missing."""
+    images, audio = decode(comfy, empty(comfy), vae=vae)
+    assert images.shape[0] == 9
+    assert "no audio VAE" in audio.message
+    images, audio = decode(comfy, empty(comfy), audio_vae=ToneVAE())
+    assert "no video VAE" in images.message
+    assert audio["sample_rate"] == 44100
+    with pytest.raises(ValueError, match="no VAE connected"):
+        decode(comfy, empty(comfy))
+
+
+def test_decode_refuses_a_plain_latent(comfy, vae):
+    with pytest.raises(ValueError, match="joint latent"):
+        decode(comfy, {"samples": torch.zeros(1, 48, 3, 6, 4)}, vae=vae)
+
+
+def test_scheduler(comfy):
+    """The published schedule, and its last part for a partial denoise."""
+    from ovi.sampling import flow_sigmas
+
+    (whole,) = comfy.run("OviScheduler", steps=50, shift=5.0, solver="unipc", denoise=1.0)
+    torch.testing.assert_close(whole, flow_sigmas(50), atol=0.0, rtol=0.0)
+    (part,) = comfy.run("OviScheduler", steps=10, shift=3.0, solver="dpm++", denoise=0.5)
+    torch.testing.assert_close(part, flow_sigmas(20, 3.0, "dpm++")[10:], atol=0.0, rtol=0.0)
+
+
+def encode(comfy, clip, prompt, video_negative="blur", audio_negative="a bell", prompt_style="as written"):
+    from comfy_api.latest import io
+
+    output: io.NodeOutput = comfy.node["OviTextEncode"].execute(
+        clip=clip,
+        prompt=prompt,
+        video_negative=video_negative,
+        audio_negative=audio_negative,
+        prompt_style=prompt_style,
+    )
+    (text,) = output.ui.as_dict()["text"]
+    return *output.args, text
+
+
+def core_encode(comfy, clip, text):
+    return comfy.run("CLIPTextEncode", clip=clip, text=text)[0][0][0]
+
+
+def test_text_of_both_towers(comfy, clip):
+    """The positive is what core's node makes of it; the negative holds the video's text, then the audio's."""
+    positive, negative, _ = encode(comfy, clip, "the red ball falls")
+    torch.testing.assert_close(positive[0][0], core_encode(comfy, clip, "the red ball falls"))
+    video, audio = negative[0][0].chunk(2, dim=-1)
+    torch.testing.assert_close(video, core_encode(comfy, clip, "blur"))
+    torch.testing.assert_close(audio, core_encode(comfy, clip, "a bell"))
+
+
+def test_weights_have_no_effect_and_text_is_cleaned(comfy, clip):
+    positive, *_ = encode(comfy, clip, "a  (ball:1.5) &amp;amp; \n bell ")
+    tokens = clip.tokenize("a (ball:1.5) & bell", disable_weights=True)
+    torch.testing.assert_close(positive[0][0], clip.encode_from_tokens_scheduled(tokens)[0][0])
+    plain, *_ = encode(comfy, clip, "a ball & bell")
+    assert not torch.equal(positive[0][0], plain[0][0])
+
+
+def test_the_sound_is_written_for_the_checkpoint(comfy, clip):
+    """Converted as published, and shown on the node."""
+    positive, _, text = encode(comfy, clip, "rain. Audio: rain", prompt_style="720x720_5s")
+    expected, *_ = encode(comfy, clip, "rain. <AUDCAP>rain<ENDAUDCAP>")
+    torch.testing.assert_close(positive[0][0], expected[0][0])
+    assert "rewritten" in text
+    assert "rewritten" not in encode(comfy, clip, "rain. Audio: rain", prompt_style="960x960_5s")[2]
+
+
+def test_a_long_prompt_is_cut_as_published(comfy, clip):
+    """512 tokens are left, the end-of-text token the last; the node says how many were cut."""
+    positive, negative, text = encode(comfy, clip, "x " * 600, audio_negative="y " * 700)
+    assert positive[0][0].shape == (1, 512, 64)
+    assert negative[0][0].shape == (1, 512, 128)
+    written = sum(token != 0 for token, _ in clip.tokenize(" ".join(["x"] * 600))["umt5xxl"][0])
+    assert f"{written} tokens: the last {written - 512} were cut" in text
+    assert "Audio negative" in text
+    assert "Video negative" not in text
+
+
+def test_unclosed_speech_is_refused(comfy, clip):
+    with pytest.raises(ValueError, match="not closed"):
+        encode(comfy, clip, "she says <S>hello")
+
+
+def test_another_text_encoder_is_refused(comfy, clip):
+    class OtherClip:
+        def tokenize(self, text, **kwargs):
+            return {"l": [[]], "g": [[]]}
+
+    with pytest.raises(ValueError, match=r"reads l and g.*'Load CLIP', type wan"):
+        encode(comfy, OtherClip(), "hello")
+
+
+def test_guidance_of_another_model_is_refused(comfy):
+    class OtherModel:
+        model = object()
+
+    with pytest.raises(ValueError, match=r"got object.*Load Ovi Model"):
+        comfy.run(
+            "OviGuidance",
+            model=OtherModel(),
+            audio_cfg=3.0,
+            skip_blocks="11",
+            skip_start_percent=0.0,
+            skip_end_percent=1.0,
+            video_start_percent=0.0,
+            video_end_percent=1.0,
+            audio_start_percent=0.0,
+            audio_end_percent=1.0,
+        )

@@ -1,0 +1,241 @@
+"""Ovi Reference: what is given is encoded where it belongs and kept, and the rest is made to go with it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from ovi import geometry, reference
+from support.media import BlockVAE, WindowVAE, random_frames, tone
+from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
+
+SIZE = {"width": 128, "height": 96, "length": 13}  # 4 video latents, 17 audio latents
+CLIP = {"fit": "crop", "fps": 24.0, "keep_frames": 0, "keep_seconds": 0.0, "batch_size": 1}
+REMAKE = {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
+
+
+def refer(comfy, **inputs):
+    """Ovi Reference with stand-in VAEs: (video, audio), (video mask [F], audio mask [L]), lines shown on the node."""
+    vaes = {"vae": BlockVAE(), "audio_vae": WindowVAE()}
+    output = comfy.node["OviReference"].execute(**SIZE | CLIP | REMAKE | vaes | inputs)
+    latent = output.args[0]
+    (text,) = output.ui.as_dict()["text"]
+    notes, trained = text.splitlines(), geometry.trained_for(*SIZE.values())
+    assert notes[-len(trained) :] == trained
+    video_mask, audio_mask = latent["noise_mask"].unbind()
+    assert (video_mask == video_mask[:1, :, :, :1, :1]).all()
+    return latent, (video_mask[0, 0, :, 0, 0].int().tolist(), audio_mask[0, 0].int().tolist()), notes[: -len(trained)]
+
+
+# The modes
+
+AUDIO = tone(2.0)
+MADE = ([1] * 4, [1] * 17)
+MODES = {  # inputs, and the masks that they give
+    "start image": ({"start_image": random_frames(1)}, ([0, 1, 1, 1], MADE[1])),
+    "first and last": (
+        {"start_image": random_frames(1), "end_image": random_frames(1, seed=1)},
+        ([0, 1, 1, 0], MADE[1]),
+    ),
+    "video to audio": ({"video": random_frames(13)}, ([0] * 4, MADE[1])),
+    "audio to video": ({"audio": AUDIO}, (MADE[0], [0] * 17)),
+    "image and sound": ({"start_image": random_frames(1), "audio": AUDIO}, ([0, 1, 1, 1], [0] * 17)),
+    "voice carried on": ({"audio": AUDIO, "keep_seconds": 0.2}, (MADE[0], [0] * 6 + [1] * 11)),
+    "video carried on": ({"video": random_frames(13), "keep_frames": 6}, ([0, 0, 1, 1], MADE[1])),
+    "to an end image": ({"video": random_frames(5), "end_image": random_frames(1, seed=1)}, ([0, 0, 1, 0], MADE[1])),
+    "picture remade": (
+        {"video": random_frames(13), "remake": "picture", "remake_start": 0.05, "remake_end": 0.2},
+        ([0, 1, 0, 0], MADE[1]),
+    ),
+    "sound remade": (
+        {"video": random_frames(13), "audio": AUDIO, "remake": "sound", "remake_start": 0.1, "remake_end": 0.2},
+        ([0] * 4, [0] * 3 + [1] * 4 + [0] * 10),
+    ),
+    "both remade": (
+        {
+            "video": random_frames(13),
+            "audio": AUDIO,
+            "remake": "picture and sound",
+            "remake_start": 0.1,
+            "remake_end": 0.0,
+        },
+        ([0, 1, 1, 1], [0] * 3 + [1] * 14),
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_kept_comes_back_and_has_timestep_0(comfy, model, loop, monkeypatch, mode):
+    """In latents to 1e-5; the model sees timestep 0 exactly where a latent is kept, and the step's elsewhere."""
+    inputs, expected = MODES[mode]
+    latent, masks, _ = refer(comfy, **inputs)
+    assert masks == expected
+    spy = TimestepSpy(monkeypatch, model)
+    made = ksampler(comfy, guide(comfy, model), prompts(loop), latent, steps=2)
+    for got, given, mask in zip(made, latent["samples"].unbind(), masks, strict=True):
+        kept = torch.tensor(mask) == 0
+        assert_equal([got[:, :, kept]], [given[:, :, kept]], 1e-5)
+        if not kept.all():
+            assert (got[:, :, ~kept] - given[:, :, ~kept]).abs().max() > 0.1
+    assert len(spy.seen) == 2
+    for seen in spy.seen:
+        step = max(times.max() for times in seen)
+        assert step > 0
+        for times, mask in zip(seen, masks, strict=True):
+            assert torch.equal(times, (torch.tensor(mask) * step).expand(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"audio": tone(1.0)}, {"audio": tone(1.0, amplitude=0.1)}),
+        ({"video": random_frames(13)}, {"video": random_frames(13, seed=1)}),
+    ],
+)
+def test_the_kept_modality_changes_the_made_one(comfy, model, loop, one, other):
+    def run(given):
+        made = ksampler(comfy, guide(comfy, model), prompts(loop), refer(comfy, **given)[0], steps=2)
+        return made[0 if "audio" in given else 1]
+
+    assert not torch.allclose(run(one), run(other), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "masks"),
+    [
+        (("sound", 0.0, 0.0), ([0] * 4, [1] * 17)),
+        (("picture", 0.0, 0.0), ([1] * 4, [0] * 17)),
+        (("picture", 0.3, 0.4), ([0, 0, 1, 1], [0] * 17)),
+        (("picture and sound", 0.1, 0.2), ([0, 1, 0, 0], [0] * 3 + [1] * 4 + [0] * 10)),
+    ],
+)
+def test_a_part_of_a_finished_clip_is_made_anew(comfy, model, loop, inputs, masks):
+    """Whatever mask it was made with; the rest comes back to 1e-5 though the noise is another."""
+    clip, *_ = refer(comfy, start_image=random_frames(1))
+    clip["samples"] = type(clip["samples"])(ksampler(comfy, guide(comfy, model), prompts(loop), clip, steps=2))
+    remake, start, end = inputs
+    (masked,) = comfy.run("OviRemake", samples=clip, remake=remake, remake_start=start, remake_end=end)
+    assert clip["noise_mask"].unbind()[0].mean() == 0.75  # as it was
+    made = ksampler(comfy, guide(comfy, model), prompts(loop), masked, steps=2, seed=8)
+    for got, given, mask in zip(made, clip["samples"].unbind(), masks, strict=True):
+        changed = (got - given).abs().amax([dim for dim in range(got.ndim) if dim != 2]) > 1e-5
+        assert changed.int().tolist() == mask
+
+
+def test_remake_refuses_what_is_no_clip_and_no_time(comfy):
+    with pytest.raises(ValueError, match="joint latent"):
+        comfy.run(
+            "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="sound", remake_start=0.0, remake_end=0.0
+        )
+    clip, *_ = refer(comfy, video=random_frames(13))
+    with pytest.raises(ValueError, match=r"begins at 2\.00 s, but ends at 0\.54 s"):
+        comfy.run("OviRemake", samples=clip, remake="sound", remake_start=2.0, remake_end=3.0)
+
+
+# Images and videos
+
+
+def test_images_come_back_at_their_ends(comfy):
+    """Decoded: the start image is the first frame, the end image the last four."""
+    start, end = random_frames(1), random_frames(1, seed=1)
+    latent, *_ = refer(comfy, start_image=start, end_image=end, batch_size=2)
+    frames = BlockVAE().decode(latent["samples"].unbind()[0][1:])[0]
+    assert_equal([frames[:1], frames[-4:]], [start, end.expand(4, -1, -1, -1)], 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "fps", "kept", "said"),
+    [
+        (1, 24.0, 1, []),
+        (2, 24.0, 1, []),
+        (5, 24.0, 5, []),
+        (12, 24.0, 9, []),
+        (500, 24.0, 13, ["The video has 500 frames: the first 13 are used"]),
+        (500, 23.976, 13, ["500 frames at 23.976 per second are shown as 501 at 24", "first 13"]),
+        (10, 25.0, 9, ["10 frames at 25 per second are shown as 10 at 24"]),
+        (10, 30.0, 5, ["shown as 8 at 24"]),
+        (20, 60.0, 5, ["shown as 8 at 24"]),
+    ],
+)
+def test_videos_in_the_wild(comfy, count, fps, kept, said):
+    video = random_frames(count)
+    latent, (mask, _), shown = refer(comfy, video=video, fps=fps)
+    assert geometry.frames(mask.count(0)) == kept
+    assert shown[0] == f"Picture: kept are frames 1 to {kept} of 13"
+    assert len(shown) == 2 + len(said)
+    assert all(words in line for words, line in zip(said, shown[2:], strict=True))
+    used = video[reference.retimed(count, fps)[:kept]]
+    assert_equal([latent["samples"].unbind()[0][:, :, : mask.count(0)]], [BlockVAE().encode(used)], 1e-6)
+
+
+def test_frames_of_another_size_are_fitted_like_images(comfy):
+    from ovi.image import fit_image
+
+    video = torch.rand(5, 31, 33, 4)
+    latent, *_ = refer(comfy, video=video, fit="pad")
+    fitted = torch.cat([fit_image(frame, 128, 96, "pad") for frame in video.split(1)])
+    assert_equal([latent["samples"].unbind()[0][:, :, :2]], [BlockVAE().encode(fitted)], 1e-6)
+
+
+# Audio
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(("seconds", "kept"), [(0.2, 6), (0.54, 16), (60.0, 17)])
+def test_sounds_in_the_wild(comfy, rate, channels, seconds, kept):
+    latent, (_, mask), shown = refer(comfy, audio=tone(seconds, rate, channels))
+    assert mask == [0] * kept + [1] * (17 - kept)
+    assert shown[1] == f"Sound: kept are seconds 0.00 to {kept / 31.25:.2f} of 0.54"
+    assert shown[2:] == ([] if seconds < 1 else ["The audio lasts 60.00 s: the first 0.54 s are used"])
+    audio = latent["samples"].unbind()[1]
+    plain = refer(comfy, audio=tone(seconds))[0]["samples"].unbind()[1]
+    torch.testing.assert_close(audio[..., 1 : kept - 1], plain[..., 1 : kept - 1], atol=0.02, rtol=0)
+    assert not audio[..., kept:].any()
+
+
+def test_silence_is_a_sound_and_clipping_is_said(comfy):
+    assert refer(comfy, audio=tone(0.54, amplitude=0.0))[1][1] == [0] * 16 + [1]
+    for amplitude, said in ((1.0, []), (3.2, ["The audio peaks at 3.20: what is beyond 1 is clipped"])):
+        assert refer(comfy, audio=tone(0.54, amplitude=amplitude))[2][2:] == said
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "nothing to keep"),
+        ({"start_image": random_frames(1), "vae": None}, "a picture but no VAE"),
+        ({"audio": AUDIO, "audio_vae": None}, "audio but no VAE"),
+        ({"start_image": random_frames(1), "vae": WindowVAE()}, "video VAE given is an audio VAE"),
+        ({"audio": AUDIO, "audio_vae": BlockVAE()}, "audio VAE given is a video VAE"),
+        ({"start_image": random_frames(1), "video": random_frames(5)}, "which both begin the clip"),
+        ({"start_image": random_frames(2)}, "start image must be one image, got a batch of 2"),
+        ({"end_image": random_frames(2)}, "end image must be one image, got a batch of 2"),
+        ({"end_image": random_frames(1), "length": 1}, "no room for an end image"),
+        ({"end_image": random_frames(1), "video": random_frames(13)}, "no room for an end image"),
+        ({"end_image": random_frames(1, 64, 64), "fit": "refuse"}, "The end image is 64x64, the video 128x96"),
+        ({"video": random_frames(5, 64, 64), "fit": "refuse"}, "The reference video is 64x64, the video 128x96"),
+        ({"video": random_frames(5), "keep_frames": 9}, "keep_frames is 9, but the video has 5 frames"),
+        (
+            {"video": random_frames(50), "fps": 60.0, "keep_frames": 21},
+            "keep_frames is 21, but the video has 20 frames",
+        ),
+        ({"audio": AUDIO, "keep_seconds": 3.0}, "keep_seconds is 3.00, but the audio lasts 2.00 s"),
+        ({"audio": AUDIO, "remake": "sound", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
+        (
+            {"audio": AUDIO, "remake": "sound", "remake_start": 0.6},
+            "at 0.60 s, but ends at 0.54 s",
+        ),
+        ({"audio": AUDIO, "length": 12}, "take 9 or 13"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        refer(comfy, **inputs)

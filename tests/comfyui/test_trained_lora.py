@@ -1,0 +1,42 @@
+"""A LoRA from the command line of training, through the loader node."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ovi import training
+from support import golden_model
+from support.training import clips
+
+pytestmark = pytest.mark.comfyui
+
+
+def test_lora_loads_back(comfy, tmp_path):
+    """The command line writes a LoRA that changes, through the node, every layer that it trained by its product."""
+    (tmp_path / "clips").mkdir()
+    for i, clip in enumerate(clips()):
+        save_file(clip._asdict(), tmp_path / "clips" / f"{i}.safetensors")
+    out = comfy.models / "loras" / "trained.safetensors"
+    paths = [str(golden_model.MODEL), "--clips", str(tmp_path / "clips"), "--out", str(out)]
+    assert training.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4"]) == 0
+    lora = load_file(out)
+    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "trained_on.safetensors")
+    names = {"model_name": "trained_on.safetensors", "second_model_name": "none", "weight_dtype": "default"}
+    with torch.inference_mode():
+        (model,) = comfy.run("OviModelLoader", **names)
+        output = comfy.node["OviLoraLoader"].execute(model, "trained.safetensors", 1.0, 1.0)
+        layers = {key.removesuffix(".lora_A.weight") for key in lora if ".lora_A." in key}
+        assert len(layers) == 2 * 3 * (4 + 6 + 2)
+        assert f"Video tower: {len(layers) // 2} weights" in output.ui.as_dict()["text"][0]
+        assert "Not loaded" not in output.ui.as_dict()["text"][0]
+        patched, weights = output.args[0], golden_model.load().state_dict()
+        for layer in layers:
+            change = lora[f"{layer}.lora_B.weight"].float() @ lora[f"{layer}.lora_A.weight"].float()
+            assert change.abs().max() > 0, layer
+            key = f"{layer}.weight"
+            got = patched.patch_weight_to_device(key, return_weight=True)
+            torch.testing.assert_close(got, weights[key.removeprefix("diffusion_model.")] + change, atol=1e-6, rtol=0)

@@ -1,0 +1,245 @@
+"""The offline converter: `python -m ovi.convert`."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ovi.checkpoint import AUDIO, VIDEO
+from ovi.config import OviConfig
+from ovi.convert import MATRIX, Mapped, main
+from ovi.model import OviModel
+from support import ROOT, golden_model
+
+SD = load_file(golden_model.MODEL)
+
+
+def convert(*argv):
+    """Run a command in this process; return its exit code."""
+    return main([str(argument) for argument in argv])
+
+
+def tower(prefix):
+    return {key: tensor for key, tensor in SD.items() if key.startswith(prefix)}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Write files of tensors with the golden model's metadata; return their paths."""
+
+    def files(*state_dicts, metadata=None):
+        paths = [tmp_path / f"in_{i}.safetensors" for i in range(len(state_dicts))]
+        for path, sd in zip(paths, state_dicts, strict=True):
+            save_file(sd, path, golden_model.metadata() | (metadata or {}))
+        return paths
+
+    return files
+
+
+def test_split_and_merge_give_the_same_bytes_again(tmp_path):
+    first, second = ([tmp_path / f"{name}{i}" for name in ("video", "audio", "both")] for i in (1, 2))
+    source = golden_model.MODEL
+    for video, audio, both in (first, second):
+        assert convert("split", source, video, audio) == 0
+        assert convert("merge", audio, video, both) == 0
+        source = both
+    assert set(load_file(first[0])) == set(tower(VIDEO))
+    assert set(load_file(first[1])) == set(tower(AUDIO))
+    assert first[2].read_bytes() == golden_model.MODEL.read_bytes()
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_tensors_of_no_elements(tmp_path):
+    """As the mark of a scaled fp8 file may be."""
+    save_file({"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn), "x": torch.ones(2)}, tmp_path / "file")
+    tensors = Mapped(tmp_path / "file").tensors
+    assert (tensors["scaled_fp8"].shape, tensors["scaled_fp8"].dtype) == ((0,), torch.float8_e4m3fn)
+    assert tensors["x"].tolist() == [1, 1]
+
+
+def test_merge_takes_other_layouts(files, tmp_path):
+    bare = {k.removeprefix(VIDEO).replace("modulation.modulation", "modulation"): t for k, t in tower(VIDEO).items()}
+    hosted = {f"model.diffusion_model.{k.removeprefix(AUDIO)}": t for k, t in tower(AUDIO).items()}
+    assert convert("merge", *files(hosted, bare), tmp_path / "out") == 0
+    merged = load_file(tmp_path / "out")
+    assert merged.keys() == SD.keys()
+    assert all(torch.equal(merged[key], SD[key]) for key in SD)
+    assert golden_model.metadata(tmp_path / "out") == golden_model.metadata()
+
+
+def test_formats_in_metadata_go_with_their_layers(files, tmp_path):
+    layer = "blocks.0.ffn.0"
+    quantised = {key.removeprefix(VIDEO): tensor for key, tensor in tower(VIDEO).items()}
+    quantised[f"{layer}.weight"] = quantised[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    quantised[f"{layer}.weight_scale"] = torch.ones(())
+    quantization = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
+    (video,) = files(quantised, metadata=quantization | {"modelspec.title": "Ovi"})
+    assert convert("split", golden_model.MODEL, tmp_path / "video", tmp_path / "audio") == 0
+    assert convert("merge", video, tmp_path / "audio", tmp_path / "out") == 0
+    mark = load_file(tmp_path / "out")[f"{VIDEO}{layer}.comfy_quant"]
+    assert json.loads(mark.numpy().tobytes()) == {"format": "float8_e4m3fn"}
+    assert golden_model.metadata(tmp_path / "out") == golden_model.metadata() | {"modelspec.title": "Ovi"}
+
+
+def test_dry_run_lists_and_writes_nothing(tmp_path, capsys):
+    assert convert("quantize", golden_model.MODEL, tmp_path / "out", "--format", "nvfp4", "--dry-run") == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert "video_model.blocks.0.ffn.0.weight  U8 [192, 48]" in lines
+    assert "video_model.blocks.0.cross_attn.k_fusion.weight  BF16 [96, 96]" in lines
+    assert total == f"{tmp_path / 'out'}: {len(lines)} tensors, 0.00206 GB, not written"
+    assert not any(tmp_path.iterdir())
+
+
+class Hostile:
+    """Opened without care, its pickle makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def bad(tmp_path, files):
+    """Files that are wrong, by what is wrong with them."""
+    whole = golden_model.MODEL.read_bytes()
+    contents = {
+        "empty": b"",
+        "truncated": whole[:-100],
+        "cut in its header": whole[:100],
+        "text": b"This is no file of tensors.",
+        "hostile": pickle.dumps({"data_mean": Hostile(tmp_path / "hacked")}),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    nan = {key: tensor.clone() for key, tensor in SD.items()}
+    nan["video_model.blocks.2.ffn.2.weight"][0, 0] = float("nan")
+    other = {"decoder.conv1.weight": torch.zeros(1)}
+    incomplete = {key: tensor for key, tensor in SD.items() if key != "audio_model.head.head.bias"}
+    paths = files(nan, tower(VIDEO), other, incomplete)
+    for name, path in zip(("nan", "video", "vae", "incomplete"), paths, strict=True):
+        path.rename(tmp_path / name)
+    (tmp_path / "model").write_bytes(whole)
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "left.part").touch()
+    torch.save([1, 2], tmp_path / "list")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("split missing a b", "There is no file .*missing"),
+        ("split . a b", "There is no file"),
+        ("split empty a b", "empty is no safetensors file, or not a whole one"),
+        ("split truncated a b", "truncated is no safetensors file, or not a whole one"),
+        ("quantize text out --format fp8", "text is no safetensors file"),
+        ("merge hostile video out", "hostile is no safetensors file"),
+        ("merge vae video out", "This file is a Wan video VAE, but an Ovi checkpoint is needed"),
+        ("merge video video out", "Both files hold an Ovi video tower"),
+        ("split video a b", "no audio tower"),
+        ("split incomplete a b", "has no tensor audio_model.head.head.bias"),
+        ("split model a video", "video exists; choose another name"),
+        ("split model a left", "left.part exists; choose another name"),
+        ("split model a a", "a is given twice"),
+        ("quantize model model --format fp8 --force", "model is given twice"),
+        ("quantize model link --format fp8 --force", "link is given twice"),
+        ("quantize nan out --format fp8", "blocks.2.ffn.2.weight is all zero, or holds NaN"),
+        ("audio-vae empty text out", "empty is neither a safetensors file nor a PyTorch file of tensors alone"),
+        ("audio-vae hostile text out", "hostile is neither a safetensors file nor a PyTorch file of tensors alone"),
+        ("audio-vae truncated text out", "truncated is no safetensors file, or not a whole one"),
+        ("audio-vae list text out", "list holds a list"),
+        ("audio-vae model vae out", "The VAE file is an Ovi model"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(bad, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(bad)
+    before = {path: path.stat().st_size for path in bad.iterdir()}
+    assert convert(*command.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+    assert {path: path.stat().st_size for path in bad.iterdir()} == before
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A float32 model of 6 GB whose largest tensors have the size of the published ones.
+
+    Numbers that a format would refuse to be zero are not; the others are holes in the file.
+    """
+    widths = {"freq_dim": 90112, "text_dim": 172032, "video_channels": 43008, "audio_patch_dim": 24576}
+    config = OviConfig(dim=1024, num_layers=1, num_heads=8, video_ffn_dim=43008, audio_ffn_dim=64, **widths)
+    header, end = {}, 0
+    for key, tensor in OviModel(config, device="meta").state_dict().items():
+        start, end = end, end + tensor.nbytes
+        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    path = tmp_path_factory.mktemp("large") / "large.safetensors"
+    numbers = torch.randn(1024, generator=torch.Generator().manual_seed(0)).numpy().tobytes()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        for key in filter(MATRIX.fullmatch, header):
+            start, end = header[key]["data_offsets"]
+            file.seek(8 + len(text) + start)
+            file.write(numbers * ((end - start) // len(numbers)))
+    assert path.stat().st_size > 6e9
+    yield path
+    path.unlink()
+
+
+def command(*argv):
+    """The command as a user types it."""
+    return [sys.executable, "-m", "ovi.convert", *map(str, argv)]
+
+
+def test_memory_stays_small(large, tmp_path):
+    """Asked of a small process between this one and the command, whose peak would begin with this one's."""
+    code = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    out = tmp_path / "out"
+    asking = [sys.executable, "-c", code, *command("quantize", large, out, "--format", "fp8")]
+    peak = int(subprocess.run(asking, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)  # in KiB
+    assert out.stat().st_size > 2.9e9
+    out.unlink()
+    assert peak * 1024 < 3e9
+
+
+def test_killed_run_leaves_nothing(large, tmp_path):
+    argv = command("split", large, tmp_path / "video", tmp_path / "audio")
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "video.part").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.communicate()[1] == "Interrupted; nothing was written.\n"
+    assert process.returncode == 130
+    assert not any(tmp_path.iterdir())
+
+
+def test_it_runs_without_comfyui(tmp_path):
+    """With torch, numpy, safetensors and einops alone, but for what quantises and the progress bars."""
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["comfy", "comfy_kitchen.tensor", "tqdm"])
+from ovi.convert import main
+model, out = {str(golden_model.MODEL)!r}, {str(tmp_path / "out")!r}
+sys.exit(main(["split", model, out, out + "2", "--dry-run"]) or main(["quantize", model, out, "--format", "fp8"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "There is no Python package comfy_kitchen.tensor here; ComfyUI's own Python has it.\n"

@@ -1,0 +1,67 @@
+"""The pages fit the checkout: commands, links, images, addresses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from support import ROOT
+from support.checkout import SHIPPED, relative
+
+PAGES = [path for path in SHIPPED if path.suffix == ".md"]
+
+PUBLIC_HOSTS = {
+    "127.0.0.1", "arxiv.org", "github.com", "huggingface.co", "keepachangelog.com", "semver.org",
+    "www.apache.org",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["demo", "tests"])
+def test_readme_s_commands_come_first_and_alone(name):
+    """Each stands alone in a code block, ends in `nox -s NAME`, and names a session that noxfile.py defines."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.M | re.S)
+    (command,) = [block for block in blocks if block.endswith(f"nox -s {name}\n") and block.count("\n") == 1]
+    assert text.index(f"nox -s {name}") == text.index(command) + command.index(f"nox -s {name}")
+    sessions = re.findall(r"^@nox\.session\b.*\ndef (\w+)", (ROOT / "noxfile.py").read_text(), re.M)
+    assert name in sessions
+
+
+def test_ci_runs_the_readme_s_test_command():
+    (command,) = re.findall(r"^.*nox -s tests$", (ROOT / "README.md").read_text(), re.M)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def headings(page):
+    """The anchors that GitHub gives to a page's headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", page, re.M)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_and_images_are_there(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target in SHIPPED, link
+        assert not anchor or anchor in headings(target.read_text()), link
+
+
+def test_images_are_small():
+    images = [path for path in SHIPPED if path.suffix in {".png", ".jpg"}]
+    assert images
+    assert not [relative(path) for path in images if path.stat().st_size >= 300_000]
+
+
+def test_nothing_points_to_this_machine():
+    """No path of a machine, no address but public ones, nothing beside the checkout."""
+    private = re.compile(r"\.\./shared|/(?:home|root|work|Users)/|index[-_]url")
+    for path in SHIPPED:
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        assert not private.findall(text), relative(path)
+        assert set(re.findall(r"https?://([\w.-]+)", text)) <= PUBLIC_HOSTS, relative(path)

@@ -1,0 +1,95 @@
+"""Frames and audio in the rates of the latents, and which latents a time span touches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ovi import join, reference
+from support.media import RATE, tone
+
+
+@pytest.mark.parametrize(
+    ("fps", "frames", "first"),
+    [
+        (24.0, 500, [0, 1, 2, 3, 4, 5]),
+        (24000 / 1001, 500, [0, 1, 2, 3, 4, 5]),
+        (25.0, 521, [0, 1, 2, 3, 4, 5]),
+        (30.0, 625, [0, 1, 3, 4, 5, 6]),
+        (60.0, 1250, [0, 3, 5, 8, 10, 13]),
+        (12.0, 250, [0, 1, 1, 2, 2, 3]),
+    ],
+)
+def test_the_nearest_frame_is_shown_each_time(fps, frames, first):
+    """For all the time that the video lasts, and no longer."""
+    indices = reference.retimed(frames, fps)
+    assert indices[:6].tolist() == first
+    assert len(indices) == pytest.approx(frames * 24 / fps, abs=1)
+    assert indices[-1] < frames
+    late = indices.double() / fps - torch.arange(len(indices)).double() / 24
+    assert late.abs().max() <= 0.5 / fps + 1e-9
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_sound_of_any_rate_and_channels_becomes_one_wave(rate, channels):
+    """The channels' mean, at the VAE's rate; the ends, where a filter sees nothing, are left out."""
+    given = tone(0.5, rate, channels)
+    loudness = torch.linspace(0, 1, channels) if channels > 1 else torch.ones(1)
+    given["waveform"] = given["waveform"] * loudness[:, None]
+    wave = reference.mono(given, RATE)
+    expected = tone(0.5, amplitude=0.5 * loudness.mean().item())["waveform"][0, 0]
+    assert len(wave) == len(expected)
+    torch.testing.assert_close(wave[1000:-1000], expected[1000:-1000], atol=2e-3, rtol=0)
+
+
+def test_a_sound_of_16_bits_is_resampled_in_32():
+    """`--fp16-intermediates` makes it: a filter of 16 bits would add a hundred times their own rounding."""
+    given = tone(0.5, 48000)
+    rounded = given | {"waveform": given["waveform"].half()}
+    for resampled in (lambda audio: reference.mono(audio, RATE), lambda audio: join.alike([audio], RATE)[0]):
+        torch.testing.assert_close(resampled(rounded).float(), resampled(given), atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda wave: wave[..., :0], "lasts 0.000 s, but needs 0.032 s"),
+        (lambda wave: wave[..., :500], "lasts 0.031 s"),
+        (lambda wave: wave * torch.nan, "NaN or infinity"),
+        (lambda wave: wave / 0, "NaN or infinity"),
+        (lambda wave: wave.expand(2, -1, -1), "one recording, got a batch of 2"),
+    ],
+)
+def test_what_is_no_sound_is_refused(change, message):
+    given = tone(1.0, 16000)
+    with pytest.raises(ValueError, match=message):
+        reference.mono(given | {"waveform": change(given["waveform"])}, RATE)
+
+
+@pytest.mark.parametrize(
+    ("span", "video", "audio"),
+    [
+        ((0.0, 1 / 24), (0, 1), (0, 2)),
+        ((0.0, 0.05), (0, 2), (0, 2)),
+        ((1 / 24, 5 / 24), (1, 2), (1, 7)),
+        ((1.0, 2.0), (6, 13), (31, 63)),
+        ((4.9, 5.2), (30, 32), (153, 163)),
+    ],
+)
+def test_a_span_has_every_latent_that_it_touches(span, video, audio):
+    assert reference.video_span(*span) == video
+    assert reference.audio_span(*span) == audio
+
+
+@pytest.mark.parametrize(
+    ("mask", "video", "audio"),
+    [
+        ([0, 0, 1, 1], "frames 1 to 5 of 13", "seconds 0.00 to 0.06 of 0.13"),
+        ([0, 1, 1, 0], "frames 1 to 1 and 10 to 13 of 13", "seconds 0.00 to 0.03 and 0.10 to 0.13 of 0.13"),
+        ([1, 1, 1, 1], "no frames of 13", "no seconds of 0.13"),
+    ],
+)
+def test_what_is_kept_is_said(mask, video, audio):
+    assert reference.video_note(torch.tensor(mask)) == f"Picture: kept are {video}"
+    assert reference.audio_note(torch.tensor(mask)) == f"Sound: kept are {audio}"

@@ -1,0 +1,270 @@
+"""Training on the golden model: objective, gradients, going on after a kill, LoRAs, the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ovi import training
+from ovi.config import OviConfig
+from ovi.training import Clip, Settings, Trainer
+from support import golden_model
+from support.training import clips
+
+SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
+EMPTY = torch.zeros(0, 64)
+
+
+def trainer(settings=SETTINGS, steps=6, rank=0, **options):
+    torch.manual_seed(0)  # what LoRAs start from
+    model = golden_model.load().requires_grad_(True)
+    if rank:
+        training.add_lora(model, rank)
+    return Trainer(model, clips(), settings, steps, **options)
+
+
+def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
+    draw = torch.Generator().manual_seed(seed)
+    return training.noised(clips(n), EMPTY, settings, draw, split=split)
+
+
+def test_objective():
+    """x = x0 + sigma velocity for each part, sigma = timestep / 1000; a given first frame is clean and not counted."""
+    every = dataclasses.replace(SETTINGS, first_frame=1.0, text_dropout=0.0)
+    got = batch(every)
+    x0 = [torch.stack([clip.video for clip in clips(2)]), torch.stack([clip.audio for clip in clips(2)])]
+    sigmas = got.timestep[0][:, None, :, None, None] / 1000, got.timestep[1][:, None, None] / 1000
+    for clean, x, velocity, sigma in zip(x0, got.x, got.velocity, sigmas, strict=True):
+        torch.testing.assert_close(x, clean + sigma * velocity, atol=1e-5, rtol=0)
+    assert torch.equal(got.x[0][:, :, 0], x0[0][:, :, 0])
+    assert got.counts.flatten().tolist() == [0, 1, 0, 1]
+    assert torch.equal(got.timestep[0][:, 1], got.timestep[1])
+    assert torch.equal(got.context, torch.stack([clip.context for clip in clips(2)]))
+
+    def perfect(x, timestep, context):
+        return [got.velocity[0] + (1 - got.counts), got.velocity[1] + 0.5]
+
+    video, audio = training.losses(perfect, got)
+    assert video.item() == 0
+    assert audio.item() == pytest.approx(0.25)
+
+
+def test_sigmas_follow_the_shifted_schedule():
+    """Uniform before the shift: the median is shift / (1 + shift)."""
+    sigmas = torch.cat([batch(seed=seed, n=50).timestep[1] for seed in range(20)]) / 1000
+    assert sigmas.median().item() == pytest.approx(5 / 6, abs=0.01)
+    assert 0 < sigmas.min() < 0.1
+    assert sigmas.max() <= 1
+
+
+def test_split_sigmas():
+    """One tower nearly clean, the other nearly noise, either way round."""
+    plain = dataclasses.replace(SETTINGS, first_frame=0.0)
+    video, audio = batch(plain, split=True, n=40).timestep
+    low, high = torch.minimum(video[:, 0], audio), torch.maximum(video[:, 0], audio)
+    assert (low <= 300).all()
+    assert (high >= 600).all()
+    assert 0 < (audio < video[:, 0]).sum() < 40
+
+
+def test_all_text_can_be_dropped():
+    """What comes in its place is padded beside the texts that stay."""
+    empty = torch.ones(2, 64)
+    for share, expected in ((1.0, [2, 2]), (0.5, [2, 5])):
+        some = dataclasses.replace(SETTINGS, text_dropout=share)
+        got = training.noised(clips(2), empty, some, torch.Generator().manual_seed(1))
+        assert sorted(row.any(-1).sum().item() for row in got.context) == expected
+
+
+def test_a_picture_is_not_given_away():
+    """The one frame of a clip stays to be learned."""
+    picture = Clip(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
+    every = dataclasses.replace(SETTINGS, first_frame=1.0)
+    assert training.noised([picture], EMPTY, every, torch.Generator()).counts.all()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients(recompute):
+    """Against finite differences in float64, along a random direction in all weights: nothing in place spoils them."""
+    model = golden_model.load(torch.float64).double().requires_grad_(True)
+    got = training.Noised(*(_double(part) for part in batch()))
+    options = {"transformer_options": training.recompute_blocks(3)} if recompute else {}
+
+    def total():
+        video, audio = model(got.x, got.timestep, got.context, **options)
+        return (video - got.velocity[0]).square().mean() + (audio - got.velocity[1]).square().mean()
+
+    total().backward()
+    draw = torch.Generator().manual_seed(2)
+    direction = [torch.randn(p.shape, generator=draw, dtype=p.dtype) for p in model.parameters()]
+    slope = sum((p.grad * d).sum() for p, d in zip(model.parameters(), direction, strict=True))
+    around = []
+    with torch.no_grad():
+        for shift in (1e-6, -2e-6):
+            for p, d in zip(model.parameters(), direction, strict=True):
+                p += shift * d
+            around.append(total())
+    torch.testing.assert_close((around[0] - around[1]) / 2e-6, slope, rtol=1e-6, atol=0)
+
+
+def _double(part):
+    return type(part)(_double(one) for one in part) if isinstance(part, (list, tuple)) else part.double()
+
+
+def test_losses_fall():
+    one = dataclasses.replace(SETTINGS, split=0.0, text_dropout=0.0)
+    run = trainer(one, steps=40)
+    run.clips = run.clips[:1]
+    for _ in range(40):
+        run.step()
+    first, last = (torch.tensor(run.history[part]).mean() for part in (slice(5), slice(-5, None)))
+    assert last < 0.7 * first
+
+
+@pytest.mark.parametrize("options", [{}, {"rank": 4}, {"recompute": True}])
+def test_killed_and_resumed(tmp_path, options):
+    """The same losses and weights as without the kill."""
+    whole = trainer(**options)
+    for _ in whole.run(tmp_path / "whole", 6):
+        pass
+    killed = trainer(**options)
+    for _ in range(3):
+        killed.step()
+    killed.save(tmp_path / "state")
+    killed.step()  # lost
+    resumed = trainer(**options)
+    resumed.resume(tmp_path / "state")
+    assert list(resumed.run(tmp_path / "state", 2)) == [4, 6]
+    assert resumed.history == whole.history
+    for kind in ("trained", "averaged"):
+        weights = getattr(whole, kind)
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in getattr(resumed, kind).items())
+
+
+def test_state_that_does_not_fit_is_refused(tmp_path):
+    path = tmp_path / "state"
+    trainer().save(path)
+    with pytest.raises(ValueError, match=r"was trained with another lr \(0.001\); use the same, or start anew"):
+        trainer(dataclasses.replace(SETTINGS, lr=1e-4)).resume(path)
+    with pytest.raises(ValueError, match="is of a model of other sizes"):
+        trainer(rank=4).resume(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="is no training state, or not a whole one"):
+        trainer().resume(path)
+    torch.save({"weights": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="is no training state"):
+        trainer().resume(path)
+
+
+def test_learning_rate():
+    """Up in the first steps, down to nothing in the last."""
+    run = trainer(dataclasses.replace(SETTINGS, lr=1.0, warmup=4, cooldown=0.2), steps=20)
+    assert [run.lr(step) for step in (0, 1, 3, 16, 18, 20)] == [0.25, 0.5, 1.0, 1.0, 0.5, 0.0]
+
+
+def test_bfloat16():
+    """Within the rounding of bfloat16, the same losses."""
+    for exact, rounded in zip(trainer().step(), trainer(autocast=True).step(), strict=True):
+        assert rounded == pytest.approx(exact, rel=0.03)
+        assert rounded != exact
+
+
+def test_clips_of_other_sizes_are_refused():
+    odd = [*clips(1), Clip(torch.zeros(48, 2, 4, 2), torch.zeros(20, 9), torch.zeros(5, 64))]
+    with pytest.raises(ValueError, match=r"The video latents of a batch have shapes .*; train with a batch of 1"):
+        training.noised(odd, EMPTY, SETTINGS, torch.Generator())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of clips, and beside it the model."""
+    (tmp_path / "clips").mkdir()
+    for i, clip in enumerate(clips()):
+        save_file(clip._asdict(), tmp_path / "clips" / f"{i}.safetensors")
+    shutil.copy(golden_model.MODEL, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def train(folder, *options):
+    paths = [
+        str(folder / "model.safetensors"),
+        "--clips",
+        str(folder / "clips"),
+        "--out",
+        str(folder / "out.safetensors"),
+    ]
+    return training.main([*paths, "--device", "cpu", "--lr", "0.01", *options])
+
+
+def store(folder, dtype):
+    """Store the model in another dtype."""
+    path = folder / "model.safetensors"
+    save_file({key: tensor.to(dtype) for key, tensor in load_file(path).items()}, path, golden_model.metadata())
+
+
+def test_whole_model(folder):
+    """A checkpoint with the metadata of the one that it was trained from."""
+    assert train(folder, "--steps", "2", "--rank", "0", "--float32") == 0
+    with safe_open(folder / "out.safetensors", "pt") as file:
+        metadata = file.metadata()
+    weights = load_file(folder / "out.safetensors")
+    assert OviConfig.from_state_dict(weights, metadata=metadata) == golden_model.load().config
+    assert all(not torch.equal(weights[key].float(), tensor) for key, tensor in load_file(golden_model.MODEL).items())
+
+
+@pytest.mark.parametrize("options", [[], ["--float32"]])
+def test_loras_on_16_bits(folder, options):
+    """The published files are bfloat16; what is not trained stays so, or is computed in float32."""
+    store(folder, torch.bfloat16)
+    assert train(folder, "--steps", "2", "--rank", "2", *options) == 0
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "out.safetensors").values())
+
+
+def test_command_line_goes_on(folder, capsys):
+    assert train(folder, "--steps", "2", "--rank", "2") == 0
+    assert train(folder, "--steps", "4", "--rank", "2") == 0
+    assert len(torch.load(folder / "out.safetensors.state")["history"]) == 4
+    (folder / "out.safetensors").unlink()
+    assert train(folder, "--steps", "4", "--rank", "2") == 0
+    assert (folder / "out.safetensors").exists()  # its state is enough to make it
+    assert train(folder, "--steps", "4", "--rank", "3") == 2
+    assert "is of a model of other sizes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "message"),
+    [
+        ("clips/0.safetensors", {"video": torch.zeros(3)}, r"has {'video': \[3\]}; a clip needs video"),
+        ("clips/0.safetensors", None, "is no safetensors file"),
+        ("model.safetensors", None, "is no safetensors file"),
+        ("model.safetensors", {"shared.weight": torch.zeros(3)}, "This file is a UMT5 text encoder"),
+    ],
+)
+def test_wrong_files(folder, capsys, name, tensors, message):
+    """One line, and exit code 2."""
+    for path in (folder / "clips").glob("[12].*"):
+        path.unlink()
+    if tensors:
+        save_file(tensors, folder / name)
+    else:
+        (folder / name).write_bytes(b"something else")
+    assert train(folder, "--steps", "1") == 2
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_fp8_is_not_trained(folder, capsys):
+    store(folder, torch.float8_e4m3fn)
+    assert train(folder, "--steps", "1") == 2
+    assert "is quantised, which cannot be trained" in capsys.readouterr().err
+
+
+def test_no_clips(folder, capsys):
+    shutil.rmtree(folder / "clips")
+    assert train(folder) == 2
+    assert "There are no .safetensors files in" in capsys.readouterr().err

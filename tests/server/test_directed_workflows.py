@@ -1,0 +1,85 @@
+"""The workflows that dub, continue, lengthen, enlarge and refine a clip, on a real server with tiny random weights."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from ovi import geometry
+from support.media import random_frames, read_clip
+from support.workflows import fitted, id_of, node_of
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def input_video(server):
+    """A silent video of 60 frames at 30 per second in ComfyUI's folder of inputs, for one test."""
+    path = server.base / "input" / "video.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("h264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p"
+        for frame in (random_frames(60, 256, 192) * 255).byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    yield
+    path.unlink()
+
+
+@pytest.mark.usefixtures("input_video")
+def test_a_video_gets_audio(server):
+    """Its own frames, at its own rate, with the audio of a clip of 9 frames at 24 per second."""
+    (clip,) = server.run(fitted("ovi_video_to_audio", length=9, steps=2))
+    frames, wave, rate, seconds = read_clip(clip)
+    assert len(frames) == 60
+    assert rate == 30
+    assert seconds == pytest.approx(9 / 24, abs=1 / 24)
+    assert np.abs(wave).max() > 0.01
+
+
+def test_three_clips_continue_each_other(server):
+    """Three of 9 frames with 5 in common."""
+    (clip,) = server.run(fitted("ovi_three_clips", length=9, overlap=0.2, steps=2))
+    frames, wave, rate, seconds = read_clip(clip)
+    assert len(frames) == 3 * 9 - 2 * 5
+    assert rate == 24
+    assert seconds == pytest.approx(17 / 24, abs=1 / 24)
+    assert np.abs(wave).max() > 0.01
+
+
+def test_twenty_seconds_in_windows(server):
+    """The whole workflow but the decoding of its audio, minutes of the full-size vocoder: its latents are counted."""
+    prompt = fitted("ovi_context_windows", width=32, height=32, length=481, steps=1, cfg=1.0, audio_cfg=1.0)
+    del node_of(prompt, "OviDecode")["inputs"]["audio_vae"], node_of(prompt, "CreateVideo")["inputs"]["audio"]
+    sampled = [id_of(prompt, "SamplerCustomAdvanced"), 0]
+    prompt["parts"] = {"class_type": "LTXVSeparateAVLatent", "inputs": {"av_latent": sampled}}
+    prompt["saved"] = {"class_type": "SaveLatent", "inputs": {"samples": ["parts", 1], "filename_prefix": "audio"}}
+    audio, clip = sorted(server.run(prompt), key=lambda path: path.suffix)
+    with av.open(clip) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 481
+    assert load_file(audio)["latent_tensor"].shape == (1, 20, geometry.audio_latents(481))
+    assert "Context window 5/5: frames 90-120 of 121" in server.log.read_text()
+
+
+def test_a_clip_upscaled_at_48_frames_a_second(server):
+    """Twice the size, twice the frames but one; the audio lasts as long as before."""
+    (clip,) = server.run(fitted("ovi_upscale_48fps", length=5, steps=2))
+    frames, wave, rate, seconds = read_clip(clip)
+    assert frames.shape == (9, 320, 512, 3)
+    assert rate == 48
+    assert seconds == pytest.approx(9 / 48, abs=1 / 24)
+    assert np.abs(wave).max() > 0.01
+
+
+def test_a_second_pass_leaves_the_audio(server):
+    """The frames are larger; the audio is that of the first pass, sample for sample."""
+    both_passes, first_pass = (fitted("ovi_second_pass", length=5, steps=2) for _ in range(2))
+    sampled = node_of(first_pass, "LTXVSeparateAVLatent")["inputs"]["av_latent"]
+    node_of(first_pass, "OviDecode")["inputs"]["samples"] = sampled
+    (clip,), (first,) = server.run(both_passes), server.run(first_pass)
+    frames, wave, *_ = read_clip(clip)
+    first_frames, first_wave, *_ = read_clip(first)
+    assert (frames.shape, first_frames.shape) == ((5, 240, 384, 3), (5, 160, 256, 3))
+    np.testing.assert_array_equal(wave, first_wave)

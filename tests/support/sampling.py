@@ -1,0 +1,142 @@
+"""Sampling with the golden model on real ComfyUI: latents, prompts, the nodes around a sampler, and comparisons.
+
+ComfyUI is imported where it is needed, since it must be started first (fixture `comfy`).
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from . import golden_model
+
+SHAPES = ((1, 48, 4, 6, 8), (1, 20, 21))
+
+
+def joint(*parts):
+    """Return a joint latent of (video, audio)."""
+    from comfy.nested_tensor import NestedTensor
+
+    return NestedTensor(parts)
+
+
+def empty(batch=1, shapes=SHAPES):
+    """Return a LATENT of zeros."""
+    return {"samples": joint(*(torch.zeros(batch, *shape[1:]) for shape in shapes))}
+
+
+def noise(seed=7, shapes=SHAPES):
+    """Return core's own noise for a seed, [video, audio]."""
+    import comfy.sample
+
+    return comfy.sample.prepare_noise(joint(*(torch.zeros(shape) for shape in shapes)), seed).unbind()
+
+
+def prompts(loop):
+    """Return a golden loop's positive and negative conditioning; the negative holds both towers' texts side by side."""
+    texts = [golden_model.pad(loop[f"cond.{which}_negative"], 32) for which in ("video", "audio")]
+    return [[loop["cond.positive"][None], {}]], [[torch.cat(texts, dim=-1), {}]]
+
+
+def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0, 1.0), audio=(0.0, 1.0)):
+    """Return the MODEL after Ovi Guidance, whose negative pass skips the blocks `skip` from `start` to `end`."""
+    (guided,) = comfy.run(
+        "OviGuidance",
+        model=model,
+        audio_cfg=audio_cfg,
+        skip_blocks=skip,
+        skip_start_percent=start,
+        skip_end_percent=end,
+        video_start_percent=video[0],
+        video_end_percent=video[1],
+        audio_start_percent=audio[0],
+        audio_end_percent=audio[1],
+    )
+    return guided
+
+
+def ksampler(comfy, model, conds, latent=None, *, sampler="euler", steps=4, cfg=4.0, denoise=1.0, seed=7):
+    """Sample with core's KSampler; return [video, audio]."""
+    (out,) = comfy.run(
+        "KSampler",
+        model=model,
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler_name=sampler,
+        scheduler="simple",
+        positive=conds[0],
+        negative=conds[1],
+        latent_image=latent or empty(),
+        denoise=denoise,
+    )
+    return out["samples"].unbind()
+
+
+def windowed(comfy, model, **options):
+    """Return the MODEL after core's Context Windows, five video latents each with two in common, or as in `options`."""
+    from comfy import context_windows
+
+    if not hasattr(context_windows, "WindowingState"):
+        pytest.skip("this ComfyUI has no context windows for joint latents; 0.27 and later have")
+    comfy.core("nodes_context_windows")
+    (model,) = comfy.run(
+        "ContextWindowsManual",
+        model=model,
+        **{
+            "context_length": 5,
+            "context_overlap": 2,
+            "context_schedule": "standard_static",
+            "context_stride": 1,
+            "closed_loop": False,
+            "fuse_method": "pyramid",
+            "dim": 2,
+            "freenoise": False,
+            "cond_retain_index_list": "",
+            "split_conds_to_windows": False,
+            "latent_retain_index_list": "",
+            "causal_window_fix": True,
+        }
+        | options,
+    )
+    return model
+
+
+def scaled(video):
+    """Undo `unscaled`."""
+    import comfy.latent_formats
+
+    return comfy.latent_formats.Wan22().process_in(video)
+
+
+def unscaled(video):
+    """Return a normalised video latent in the scale of the VAE, as ComfyUI hands it on."""
+    import comfy.latent_formats
+
+    return comfy.latent_formats.Wan22().process_out(video)
+
+
+def assert_equal(got, expected, atol):
+    """Compare two sequences of tensors, to an absolute tolerance."""
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=atol, rtol=0.0)
+
+
+class TimestepSpy:
+    """Records the timesteps that the diffusion model is called with."""
+
+    def __init__(self, monkeypatch, model):
+        self.seen = []
+        inner = model.model.diffusion_model
+        original = inner._forward
+
+        def forward(x, timestep, *args, **kwargs):
+            self.seen.append(timestep)
+            return original(x, timestep, *args, **kwargs)
+
+        monkeypatch.setattr(inner, "_forward", forward)
+
+
+def error(got, expected):
+    """Return the relative error of the worse of both modalities."""
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(got, expected, strict=True))

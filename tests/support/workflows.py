@@ -1,0 +1,52 @@
+"""The shipped workflows as the tests use them. Nodes are found by their class, never by their id."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from . import ROOT, tiny
+
+GRAPHS = sorted((ROOT / "workflows").glob("*.json"))  # UI form
+PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))  # API form
+SUBGRAPHS = sorted((ROOT / "subgraphs").glob("*.json"))
+
+
+def graph(name: str) -> dict[str, Any]:
+    """Read a shipped workflow in UI form."""
+    return dict(json.loads((ROOT / "workflows" / f"{name}.json").read_text()))
+
+
+def prompt(name: str) -> dict[str, Any]:
+    """Read a shipped workflow in API form."""
+    return dict(json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()))
+
+
+def fitted(name: str, **changes: Any) -> dict[str, Any]:
+    """Return a shipped workflow in API form, fitted to the tiny weights; `changes` set inputs wherever they occur."""
+    fitted = prompt(name)
+    tiny.fit(fitted)
+    for node in fitted.values():
+        node["inputs"] |= {key: value for key, value in changes.items() if key in node["inputs"]}
+    return fitted
+
+
+def ids(workflow: dict[str, Any], kind: str) -> list[str]:
+    """Return the ids of a class's nodes in a workflow, in API form (`class_type`) or UI form (`type`)."""
+    if "nodes" in workflow:
+        return [str(node["id"]) for node in workflow["nodes"] if node["type"] == kind]
+    return [key for key, node in workflow.items() if node["class_type"] == kind]
+
+
+def id_of(workflow: dict[str, Any], kind: str) -> str:
+    """Return the id of the only node of a class."""
+    (found,) = ids(workflow, kind)
+    return found
+
+
+def node_of(workflow: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the only node of a class, itself rather than a copy."""
+    found = id_of(workflow, kind)
+    nodes = {str(node["id"]): node for node in workflow["nodes"]} if "nodes" in workflow else workflow
+    node: dict[str, Any] = nodes[found]
+    return node
