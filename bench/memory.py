@@ -12,7 +12,7 @@ import torch
 
 from bench import trace
 from ovi.config import OviConfig
-from ovi.convert import MATRIX
+from ovi.tools.convert import MATRIX
 from ovi.memory import activation_bytes
 from ovi.model import OviModel
 

@@ -33,7 +33,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from miniature import WEIGHTS, measure, nodes, pictures, world
-from ovi import convert, geometry, native, sampling
+from ovi import geometry, native, sampling
+from ovi.tools import convert
 
 MODEL = WEIGHTS / "ovi_miniature.safetensors"
 STEPS, GUIDED, SHIFT = 20, 2.0, 5.0
@@ -84,7 +85,7 @@ def unscaled(path: Path) -> Callable[[Patcher], Patcher]:
 
 
 def fp8(path: Path) -> Callable[[Patcher], Patcher]:
-    """Converted by ovi.convert."""
+    """Converted by ovi.tools.convert."""
 
     def change(_: Patcher) -> Patcher:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

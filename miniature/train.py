@@ -25,7 +25,8 @@ from miniature.codecs import AudioCodec, VideoCodec
 from miniature.initial import CONFIG, new_model
 from ovi.config import METADATA_KEY
 from ovi.model import OviModel
-from ovi.training import Clip, Settings, Trainer
+from ovi.flow import Sample, Settings
+from ovi.tools.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "miniature"
@@ -122,11 +123,11 @@ class World:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int, /) -> Clip:
+    def __getitem__(self, index: int, /) -> Sample:
         video = self.video[index]
         if self.whole:
             video = torch.cat([self.left, video, self.right], dim=-1)
-        return Clip(video, self.audio[index], self.texts[self.scenes[index].caption])
+        return Sample(video, self.audio[index], self.texts[self.scenes[index].caption])
 
 
 def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> float:

@@ -57,7 +57,8 @@ T = TypeVar("T")
 def to_published(sd: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Return the same tensors under the published key names, as a new dict.
 
-    `metadata` is that of the safetensors file. One tower works as well as both; `merge` combines towers. Raises ValueError for what is not Ovi.
+    `metadata` is that of the safetensors file. One tower works as well as both; `merge` combines towers. Raises
+    ValueError for what is not Ovi.
     """
     layers = _quantised_layers(metadata or {})
     sd = _without_host_prefix(sd)

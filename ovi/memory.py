@@ -8,7 +8,7 @@ from .config import OviConfig
 
 
 def tokens(config: OviConfig, grid: Sequence[int], audio_length: int) -> int:
-    """Return the tokens of both towers for a video latent of `grid` (frames, height, width) and `audio_length` audio frames."""
+    """Return the tokens of both towers, for a video latent of `grid` (frames, height, width) and audio latents."""
     frames, height, width = grid
     _, p, q = config.patch_size
     return frames * -(-height // p) * -(-width // q) + audio_length

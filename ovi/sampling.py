@@ -46,7 +46,7 @@ def flow_timesteps(steps: int, shift: float = SHIFT, solver: str = "unipc") -> T
 
 
 def _shifted_grid(steps: int, shift: float, solver: str) -> Tensor:
-    """Return the sigmas above 0, float64 [steps]. As in the release, by NumPy: torch's linspace differs in last bits."""
+    """Return the sigmas above 0, float64 [steps]. NumPy's linspace, as in the release: torch's differs in last bits."""
     if solver not in SOLVERS:
         raise ValueError(f"Unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}.")
     if steps < 1:
@@ -74,7 +74,7 @@ def sample_unipc(
     callback: Callable[[dict[str, Any]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Denoise `x` [B, ...] along strictly falling `sigmas` with the Ovi release's UniPC (order 2, bh2, data prediction).
+    """Denoise `x` [B, ...] along strictly falling `sigmas` with the release's UniPC (order 2, bh2, data prediction).
 
     `model(x, sigma [B], **extra_args)` returns the denoised x0. `callback` and `disable` (the progress bar) are those
     of k-diffusion. Each step calls the model once: its x0 first corrects the x that it was computed at, then predicts

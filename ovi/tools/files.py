@@ -65,7 +65,8 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
     try:
         return work()
     except ModuleNotFoundError as error:
-        problem = f"The Python package {error.name} is missing; ComfyUI's own Python may have it, or install it."
+        package = str(error.name).partition(".")[0]
+        problem = f"The Python package {package} is missing; run this with ComfyUI's Python, or install the package."
     except (ValueError, OSError) as error:
         problem = str(error)
     except KeyboardInterrupt:

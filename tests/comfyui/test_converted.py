@@ -1,4 +1,4 @@
-"""What `python -m ovi.convert` writes, on real ComfyUI."""
+"""What `python -m ovi.tools.convert` writes, on real ComfyUI."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from ovi import audio_vae
-from ovi.convert import FORMATS, MATRIX, main
 from ovi.model import OviModel
+from ovi.tools.convert import FORMATS, MATRIX, main
 from support import golden_audio, golden_model
 from support.sampling import error
 

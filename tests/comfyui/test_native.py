@@ -540,7 +540,7 @@ def test_context_windows_see_the_same_time_in_both_modalities(comfy, model, loop
     assert torch.isfinite(sound).all()
     assert video_lengths[0] == 5
     assert set(video_lengths[1:]) == {6 if anchored else 5}
-    spans = [geometry.audio_span(index) for index in range(13)]
+    spans = [geometry.latents_during_frame(index) for index in range(13)]
     assert audio_lengths[0] == spans[4][1] - spans[0][0]
     assert audio_starts[0] == 0
     # The first latent of a later window begins a frame after the anchor's, or three before its own last one.

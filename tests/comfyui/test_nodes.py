@@ -70,7 +70,7 @@ def test_a_latent_says_which_checkpoints_it_suits(comfy, vae):
     for node, given in (("EmptyOviLatent", {}), ("OviImageToVideo", image)):
         (text,) = comfy.node[node].execute(**size, **given).ui.as_dict()["text"]
         assert len(text.split("\n")) == 3
-        assert "960x960_5s was trained at sizes such as 768x1184 and for 121 frames at most" in text
+        assert "960x960_5s was trained at sizes such as 768x1184 and on up to 121 frames at most" in text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovi import training
+from ovi.tools import train
 from support import golden_model
 from support.training import clips
 
@@ -22,7 +22,7 @@ def test_lora_loads_back(comfy, tmp_path):
         save_file(clip._asdict(), tmp_path / "clips" / f"{i}.safetensors")
     out = comfy.models / "loras" / "trained.safetensors"
     paths = [str(golden_model.MODEL), "--clips", str(tmp_path / "clips"), "--out", str(out)]
-    assert training.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4"]) == 0
+    assert train.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4"]) == 0
     lora = load_file(out)
     shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "trained_on.safetensors")
     names = {"model_name": "trained_on.safetensors", "second_model_name": "none", "weight_dtype": "default"}

@@ -141,11 +141,11 @@ def as_merged(vae, vocoder=FOLDED):
 def test_other_files_are_named(keys, name):
     other = dict.fromkeys(keys, ONE)
     with pytest.raises(
-        ValueError, match=f"^The VAE file is {name}; needed is the MMAudio 16 kHz VAE: .*v1-16.pth or .*"
+        ValueError, match=f"^The VAE file is {name}; it must be the MMAudio 16 kHz VAE: .*v1-16.pth or .*"
     ):
         merge(other, VOCODER)
     with pytest.raises(
-        ValueError, match=f"^The vocoder file is {name}; needed is the BigVGAN vocoder: .*best_netG.pt or"
+        ValueError, match=f"^The vocoder file is {name}; it must be the BigVGAN vocoder: .*best_netG.pt or"
     ):
         merge(VAE, other)
 
@@ -158,43 +158,43 @@ def test_other_files_are_named(keys, name):
             VAE,
             "The two files are swapped: the VAE file is the vocoder, the vocoder file the VAE; exchange them.",
         ),
-        (VOCODER, None, "The VAE file is the BigVGAN vocoder; needed is the MMAudio 16 kHz VAE: "),
-        ({"generator": VOCODER, "steps": 5}, None, "The VAE file is the BigVGAN vocoder; needed is "),
-        (VAE, VAE, "The vocoder file is the MMAudio 16 kHz VAE; needed is the BigVGAN vocoder: "),
-        (VAE, as_merged(VAE), "The vocoder file is a merged audio VAE; needed is the BigVGAN vocoder: "),
-        (VAE, None, "The VAE file has no vocoder of its own; choose the BigVGAN vocoder beside it: "),
+        (VOCODER, None, "The VAE file is the BigVGAN vocoder; it must be the MMAudio 16 kHz VAE: "),
+        ({"generator": VOCODER, "steps": 5}, None, "The VAE file is the BigVGAN vocoder; it must be "),
+        (VAE, VAE, "The vocoder file is the MMAudio 16 kHz VAE; it must be the BigVGAN vocoder: "),
+        (VAE, as_merged(VAE), "The vocoder file is a merged audio VAE; it must be the BigVGAN vocoder: "),
+        (VAE, None, "The VAE file contains no vocoder; choose the BigVGAN vocoder as the second file: "),
         (
             as_merged(VAE),
             VOCODER,
-            "The VAE file is a merged audio VAE, with a vocoder of its own; choose no vocoder file",
+            "The VAE file is a merged audio VAE, which contains a vocoder; choose no second file",
         ),
-        (without(VAE, "data_mean"), VOCODER, "The VAE file lacks data_mean; needed is the MMAudio 16 kHz VAE: "),
-        (without(VAE, "conv_in"), VOCODER, "The VAE file lacks decoder.conv_in.weight and 1 more; needed is "),
+        (without(VAE, "data_mean"), VOCODER, "The VAE file lacks data_mean; it must be the MMAudio 16 kHz VAE: "),
+        (without(VAE, "conv_in"), VOCODER, "The VAE file lacks decoder.conv_in.weight and 1 more; it must be "),
         (VAE | {"encoder.norm.weight": ONE}, VOCODER, "The VAE file has encoder.norm.weight, which is unknown; "),
         (
             VAE | {"data_mean": ONE},
             VOCODER,
-            "The VAE file has data_mean of shape [1] instead of [1, 80, 1]; needed is ",
+            "The VAE file has data_mean of shape [1] instead of [1, 80, 1]; it must be ",
         ),
         (
             VAE,
             without(VOCODER, "conv_pre.bias"),
-            "The vocoder file lacks conv_pre.bias; needed is the BigVGAN vocoder: ",
+            "The vocoder file lacks conv_pre.bias; it must be the BigVGAN vocoder: ",
         ),
-        (VAE, without(VOCODER, "conv_post.weight_g"), "The vocoder file lacks conv_post.weight_g; needed is "),
-        (VAE, without(VOCODER, "conv_post.weight_v"), "The vocoder file lacks conv_post.weight_v; needed is "),
-        (VAE, VOCODER | {"mpd.weight_v": ONE}, "The vocoder file has mpd.weight_v, which is unknown; needed is "),
+        (VAE, without(VOCODER, "conv_post.weight_g"), "The vocoder file lacks conv_post.weight_g; it must be "),
+        (VAE, without(VOCODER, "conv_post.weight_v"), "The vocoder file lacks conv_post.weight_v; it must be "),
+        (VAE, VOCODER | {"mpd.weight_v": ONE}, "The vocoder file has mpd.weight_v, which is unknown; it must be "),
         (
             VAE,
             VOCODER | {"conv_post.weight_g": ONE},
             "The vocoder file has conv_post.weight_g of shape [1] instead of [1, 1, 1]",
         ),
-        (without(as_merged(VAE), "data_std"), None, "The merged file's VAE lacks data_std; needed is "),
-        (without(as_merged(VAE), "conv_post.bias"), None, "The merged file's vocoder lacks conv_post.bias; needed is "),
+        (without(as_merged(VAE), "data_std"), None, "The merged file's VAE lacks data_std; it must be "),
+        (without(as_merged(VAE), "conv_post.bias"), None, "The merged file's vocoder lacks conv_post.bias; it must be "),
         (
             as_merged(VAE) | {"optimizer": ONE},
             None,
-            "The merged file's vocoder has optimizer, which is unknown; needed is ",
+            "The merged file's vocoder has optimizer, which is unknown; it must be ",
         ),
     ],
 )
@@ -213,5 +213,5 @@ def test_unfit_files_are_refused_in_one_sentence(vae, vocoder, message):
 )
 def test_wrong_number_of_normalisations_is_refused(passes, pack, message):
     wrong = normalised(published_vae(draw_row), passes)
-    with pytest.raises(ValueError, match=f"^{message}.*choose the published files instead: .*v1-16.pth.*best_netG.pt"):
+    with pytest.raises(ValueError, match=f"^{message}.*choose the original files instead: .*v1-16.pth.*best_netG.pt"):
         merge(*pack(wrong))

@@ -1,4 +1,4 @@
-"""Many prompts: `python -m ovi.batch`, without a server."""
+"""Many prompts: `python -m ovi.tools.batch`, without a server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ovi import batch
+from ovi.tools import batch
 from support import ROOT
 from support.batch import settings, still, write
 from support.workflows import id_of, ids, node_of, prompt
@@ -30,11 +30,30 @@ def test_cells_set_the_inputs_of_the_workflow_that_fits(tmp_path):
     for kind, inputs in changed.items():
         node_of(expected, kind)["inputs"] |= inputs
     assert first.prompt == expected
-    assert first.image is None
+    assert first.images == {}
     expected = prompt("ovi_image_to_video")
     node_of(expected, "LoadImage")["inputs"]["image"] = "start.png"
     assert second.prompt == expected
-    assert second.image == (id_of(expected, "LoadImage"), tmp_path / "start.png")
+    assert second.images == {id_of(expected, "LoadImage"): tmp_path / "start.png"}
+
+
+def test_every_image_of_a_workflow_is_checked_and_uploaded(tmp_path):
+    """A column NODE.image of one of several Load Image nodes as well."""
+    (tmp_path / "first.png").write_bytes(b"first")
+    (tmp_path / "last.png").write_bytes(b"last")
+    loaders = {node: {"class_type": "LoadImage", "inputs": {"image": "example.png"}} for node in ("16", "17")}
+    workflow = prompt("ovi_text_to_video") | loaders
+    (row,) = batch.read(write(tmp_path, {"16.image": "first.png", "17.image": "last.png"}), workflow)
+    assert row.uploads() == [("16", "first.png", b"first"), ("17", "last.png", b"last")]
+    with pytest.raises(ValueError, match="Row 0001: there is no image .*lost.png"):
+        batch.read(write(tmp_path, {"16.image": "lost.png"}), workflow)
+
+
+def test_ray_takes_one_address(tmp_path, capsys):
+    """It would use the first and ignore the others."""
+    table = write(tmp_path, {"seed": "1"})
+    assert batch.main([str(table), str(tmp_path), "--ray", "--server", HERE, "--server", LOST]) == 2
+    assert "--ray uses one address" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,7 @@ def test_cells_set_the_inputs_of_the_workflow_that_fits(tmp_path):
         (
             "text\nx",
             "ovi_three_clips",
-            f"'text' fits several nodes of the workflow ({', '.join(TEXTS)}): name one, such as {TEXTS[0]}.prompt",
+            f"'text' matches several nodes of the workflow ({', '.join(TEXTS)}): choose one, such as {TEXTS[0]}.prompt",
         ),
         ("image\nx", "ovi_text_to_video", "no input for the column 'image'"),
     ],
@@ -73,7 +92,7 @@ def test_a_workflow_in_another_form_is_refused(tmp_path, capsys, name):
     other = tmp_path / name
     other.write_bytes({"workflow.json": graph, "empty.json": b"{}"}.get(name, thumbnail))
     assert batch.main([str(write(tmp_path, {"seed": "1"})), str(tmp_path), "--workflow", str(other)]) == 2
-    assert "holds no workflow in API form: give what 'Export (API)' saves" in capsys.readouterr().err
+    assert "has no workflow in API form: use a file from 'Export (API)'" in capsys.readouterr().err
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path, capsys):
@@ -88,13 +107,13 @@ def test_the_clips_of_other_settings_are_not_taken_for_done(tmp_path, capsys):
     (tmp_path / "0001.json").write_text(json.dumps({"prompt": row.prompt}))
     assert batch.is_done(row, tmp_path)
     assert batch.main([str(write(tmp_path, {"seed": "2"})), str(tmp_path)]) == 2
-    assert "0001.json is of a row with other settings" in capsys.readouterr().err
+    assert "0001.json belongs to a row with other settings" in capsys.readouterr().err
 
 
 def test_a_lost_server_leaves_the_others_working(tmp_path, monkeypatch, capsys):
     """Not even a row that waits at the lost one stops them."""
 
-    async def make(ticket, *_):
+    async def generate(ticket, *_):
         if ticket.server == LOST:
             raise batch.aiohttp.ServerDisconnectedError
         return b"clip"
@@ -102,8 +121,8 @@ def test_a_lost_server_leaves_the_others_working(tmp_path, monkeypatch, capsys):
     async def check(server):
         pass
 
-    monkeypatch.setattr(batch, "make", make)
-    monkeypatch.setattr(batch, "_check", check)
+    monkeypatch.setattr(batch, "generate", generate)
+    monkeypatch.setattr(batch, "check", check)
     rows = batch.read(
         write(tmp_path, *[{"1.width": str(width)} for width in (32, 64, 96)]), batch.load(still(tmp_path))
     )

@@ -1,4 +1,4 @@
-"""The offline converter: `python -m ovi.convert`."""
+"""The offline converter: `python -m ovi.tools.convert`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from ovi.checkpoint import AUDIO, VIDEO
 from ovi.config import OviConfig
-from ovi.convert import MATRIX, Mapped, main
+from ovi.files import MappedFile
 from ovi.model import OviModel
+from ovi.tools.convert import MATRIX, main
 from support import ROOT, golden_model
 
 SD = load_file(golden_model.MODEL)
@@ -62,7 +63,7 @@ def test_split_and_merge_give_the_same_bytes_again(tmp_path):
 def test_tensors_of_no_elements(tmp_path):
     """As the mark of a scaled fp8 file may be."""
     save_file({"scaled_fp8": torch.empty(0, dtype=torch.float8_e4m3fn), "x": torch.ones(2)}, tmp_path / "file")
-    tensors = Mapped(tmp_path / "file").tensors
+    tensors = MappedFile(tmp_path / "file").tensors
     assert (tensors["scaled_fp8"].shape, tensors["scaled_fp8"].dtype) == ((0,), torch.float8_e4m3fn)
     assert tensors["x"].tolist() == [1, 1]
 
@@ -142,10 +143,10 @@ def bad(tmp_path, files):
     [
         ("split missing a b", "There is no file .*missing"),
         ("split . a b", "There is no file"),
-        ("split empty a b", "empty is no safetensors file, or not a whole one"),
-        ("split truncated a b", "truncated is no safetensors file, or not a whole one"),
-        ("quantize text out --format fp8", "text is no safetensors file"),
-        ("merge hostile video out", "hostile is no safetensors file"),
+        ("split empty a b", "empty is not a complete safetensors file"),
+        ("split truncated a b", "truncated is not a complete safetensors file"),
+        ("quantize text out --format fp8", "text is not a complete safetensors file"),
+        ("merge hostile video out", "hostile is not a complete safetensors file"),
         ("merge vae video out", "This file is a Wan video VAE, but an Ovi checkpoint is needed"),
         ("merge video video out", "Both files hold an Ovi video tower"),
         ("split video a b", "no audio tower"),
@@ -156,9 +157,9 @@ def bad(tmp_path, files):
         ("quantize model model --format fp8 --force", "model is given twice"),
         ("quantize model link --format fp8 --force", "link is given twice"),
         ("quantize nan out --format fp8", "blocks.2.ffn.2.weight is all zero, or holds NaN"),
-        ("audio-vae empty text out", "empty is neither a safetensors file nor a PyTorch file of tensors alone"),
-        ("audio-vae hostile text out", "hostile is neither a safetensors file nor a PyTorch file of tensors alone"),
-        ("audio-vae truncated text out", "truncated is no safetensors file, or not a whole one"),
+        ("audio-vae empty text out", "empty is neither a complete safetensors file nor a complete PyTorch file of tensors alone"),
+        ("audio-vae hostile text out", "hostile is neither a complete safetensors file nor a complete PyTorch file of tensors alone"),
+        ("audio-vae truncated text out", "truncated is not a complete safetensors file"),
         ("audio-vae list text out", "list holds a list"),
         ("audio-vae model vae out", "The VAE file is an Ovi model"),
     ],
@@ -201,7 +202,7 @@ def large(tmp_path_factory):
 
 def command(*argv):
     """The command as a user types it."""
-    return [sys.executable, "-m", "ovi.convert", *map(str, argv)]
+    return [sys.executable, "-m", "ovi.tools.convert", *map(str, argv)]
 
 
 def test_memory_stays_small(large, tmp_path):
@@ -236,10 +237,12 @@ def test_it_runs_without_comfyui(tmp_path):
     code = f"""
 import sys
 sys.modules |= dict.fromkeys(["comfy", "comfy_kitchen.tensor", "tqdm"])
-from ovi.convert import main
+from ovi.tools.convert import main
 model, out = {str(golden_model.MODEL)!r}, {str(tmp_path / "out")!r}
 sys.exit(main(["split", model, out, out + "2", "--dry-run"]) or main(["quantize", model, out, "--format", "fp8"]))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "There is no Python package comfy_kitchen.tensor here; ComfyUI's own Python has it.\n"
+    assert done.stderr == (
+        "The Python package comfy_kitchen is missing; run this with ComfyUI's Python, or install the package.\n"
+    )

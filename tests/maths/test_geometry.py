@@ -60,9 +60,9 @@ def test_good_sizes_pass(size):
 @pytest.mark.parametrize(
     ("width", "height", "advice"),
     [
-        (1280, 720, "take width 1280 and height 704 or 736."),
-        (1279, 704, "take width 1248 or 1280 and height 704."),
-        (0, 33, "take width 32 or 64 and height 32 or 64."),
+        (1280, 720, "use width 1280 and height 704 or 736."),
+        (1279, 704, "use width 1248 or 1280 and height 704."),
+        (0, 33, "use width 32 or 64 and height 32 or 64."),
     ],
 )
 def test_bad_size_names_the_nearest_good_ones(width, height, advice):
@@ -78,14 +78,14 @@ def test_good_lengths_pass(frames):
 
 @pytest.mark.parametrize(("frames", "advice"), [(120, "117 or 121"), (122, "121 or 125"), (-3, "1 or 5")])
 def test_bad_length_names_the_nearest_good_ones(frames, advice):
-    sentence = f"The length must be 4n + 1 frames, got {frames}: take {advice}."
+    sentence = f"The length must be 4n + 1 frames, got {frames}: use {advice}."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         geometry.check_length(frames)
 
 
 def test_audio_spans_cover_a_clip_without_gaps():
     """Each video latent's sound begins where the one before ends: 1 frame, then 4 each, at 31.25 latents per second."""
-    spans = [geometry.audio_span(index) for index in range(31)]
+    spans = [geometry.latents_during_frame(index) for index in range(31)]
     assert spans[0] == (0, 1)
     assert all(before[1] == after[0] for before, after in pairwise(spans))
     assert spans[-1][1] >= geometry.audio_latents(121)
@@ -100,9 +100,9 @@ FITS = "for this size and length."
         ((1280, 704, 121), ["at sizes such as 960x544.", FITS, FITS]),
         (
             (960, 544, 241),
-            ["for 121 frames at most", "at sizes such as 1280x736 and for 121 frames at most", "at sizes"],
+            ["for 121 frames at most", "at sizes such as 1280x736 and on up to 121 frames at most", "at sizes"],
         ),
-        ((704, 1280, 241), ["at sizes such as 544x960 and for 121 frames", "for 121 frames at most, beyond", FITS]),
+        ((704, 1280, 241), ["at sizes such as 544x960 and on up to 121 frames", "for 121 frames at most, beyond", FITS]),
         ((704, 704, 121), [FITS, "at sizes such as 960x960.", "at sizes such as 960x960."]),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovi.join import alike, cross, join_frames, join_waves, overlap_frames, starts
+from ovi.join import cross, join_frames, join_waves, match_waves, overlap_frames, starts
 from support.media import RATE, slices, tone
 
 
@@ -84,11 +84,13 @@ def test_clips_take_the_dtype_of_the_first():
         joined = join_frames(clips, 25)
         assert joined.dtype == clips[0].dtype
         assert joined[[0, -1], 0, 0, 0].tolist() == [0.0, 29.0]
-    assert {wave.dtype for wave in alike([None, tone(1.0) | {"waveform": half.view(1, 1, -1)}], 44100)} == {half.dtype}
+    assert {wave.dtype for wave in match_waves([None, tone(1.0) | {"waveform": half.view(1, 1, -1)}], 44100)} == {
+        half.dtype
+    }
 
 
 def test_sounds_get_one_rate_and_the_same_channels():
-    waves = alike([tone(1.0, 48000, 1), None, tone(1.0, 44100, 2)], 48000)
+    waves = match_waves([tone(1.0, 48000, 1), None, tone(1.0, 44100, 2)], 48000)
     assert [wave.shape for wave in waves] == [(2, 48000), (2, 0), (2, 48000)]
-    with pytest.raises(ValueError, match="sounds have 1 and 2 and 6 channels"):
-        alike([tone(1.0, channels=channels) for channels in (6, 1, 2)], 44100)
+    with pytest.raises(ValueError, match="audio has 1 and 2 and 6 channels"):
+        match_waves([tone(1.0, channels=channels) for channels in (6, 1, 2)], 44100)

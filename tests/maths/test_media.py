@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ovi import join, reference
+from ovi import join, media
 from support.media import RATE, tone
 
 
@@ -22,7 +22,7 @@ from support.media import RATE, tone
 )
 def test_the_nearest_frame_is_shown_each_time(fps, frames, first):
     """For all the time that the video lasts, and no longer."""
-    indices = reference.retimed(frames, fps)
+    indices = media.retimed(frames, fps)
     assert indices[:6].tolist() == first
     assert len(indices) == pytest.approx(frames * 24 / fps, abs=1)
     assert indices[-1] < frames
@@ -37,7 +37,7 @@ def test_sound_of_any_rate_and_channels_becomes_one_wave(rate, channels):
     given = tone(0.5, rate, channels)
     loudness = torch.linspace(0, 1, channels) if channels > 1 else torch.ones(1)
     given["waveform"] = given["waveform"] * loudness[:, None]
-    wave = reference.mono(given, RATE)
+    wave = media.mono(given, RATE)
     expected = tone(0.5, amplitude=0.5 * loudness.mean().item())["waveform"][0, 0]
     assert len(wave) == len(expected)
     torch.testing.assert_close(wave[1000:-1000], expected[1000:-1000], atol=2e-3, rtol=0)
@@ -47,14 +47,14 @@ def test_a_sound_of_16_bits_is_resampled_in_32():
     """`--fp16-intermediates` makes it: a filter of 16 bits would add a hundred times their own rounding."""
     given = tone(0.5, 48000)
     rounded = given | {"waveform": given["waveform"].half()}
-    for resampled in (lambda audio: reference.mono(audio, RATE), lambda audio: join.alike([audio], RATE)[0]):
+    for resampled in (lambda audio: media.mono(audio, RATE), lambda audio: join.match_waves([audio], RATE)[0]):
         torch.testing.assert_close(resampled(rounded).float(), resampled(given), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda wave: wave[..., :0], "lasts 0.000 s, but needs 0.032 s"),
+        (lambda wave: wave[..., :0], "lasts 0.000 s, but at least 0.032 s are needed"),
         (lambda wave: wave[..., :500], "lasts 0.031 s"),
         (lambda wave: wave * torch.nan, "NaN or infinity"),
         (lambda wave: wave / 0, "NaN or infinity"),
@@ -64,7 +64,7 @@ def test_a_sound_of_16_bits_is_resampled_in_32():
 def test_what_is_no_sound_is_refused(change, message):
     given = tone(1.0, 16000)
     with pytest.raises(ValueError, match=message):
-        reference.mono(given | {"waveform": change(given["waveform"])}, RATE)
+        media.mono(given | {"waveform": change(given["waveform"])}, RATE)
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,22 @@ def test_what_is_no_sound_is_refused(change, message):
     ],
 )
 def test_a_span_has_every_latent_that_it_touches(span, video, audio):
-    assert reference.video_span(*span) == video
-    assert reference.audio_span(*span) == audio
+    assert media.video_latents_between(*span) == video
+    assert media.audio_latents_between(*span) == audio
 
 
 @pytest.mark.parametrize(
     ("mask", "video", "audio"),
     [
-        ([0, 0, 1, 1], "frames 1 to 5 of 13", "seconds 0.00 to 0.06 of 0.13"),
-        ([0, 1, 1, 0], "frames 1 to 1 and 10 to 13 of 13", "seconds 0.00 to 0.03 and 0.10 to 0.13 of 0.13"),
-        ([1, 1, 1, 1], "no frames of 13", "no seconds of 0.13"),
+        ([0, 0, 1, 1], "frames 1 to 5 of 13 are preserved", "seconds 0.00 to 0.06 of 0.13 are preserved"),
+        (
+            [0, 1, 1, 0],
+            "frames 1 to 1 and 10 to 13 of 13 are preserved",
+            "seconds 0.00 to 0.03 and 0.10 to 0.13 of 0.13 are preserved",
+        ),
+        ([1, 1, 1, 1], "all 13 frames are generated", "all 0.13 seconds are generated"),
     ],
 )
-def test_what_is_kept_is_said(mask, video, audio):
-    assert reference.video_note(torch.tensor(mask)) == f"Picture: kept are {video}"
-    assert reference.audio_note(torch.tensor(mask)) == f"Sound: kept are {audio}"
+def test_what_is_preserved_is_said(mask, video, audio):
+    assert media.video_note(torch.tensor(mask)) == f"Video: {video}"
+    assert media.audio_note(torch.tensor(mask)) == f"Audio: {audio}"

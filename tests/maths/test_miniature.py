@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import torch
 
-from miniature import codecs, measure, train, world
+from miniature import codecs, initial, measure, world
 from support.scenes import SEEDS, through_codecs
 
 

@@ -59,12 +59,12 @@ def test_negatives_are_the_published_ones(published):
         (
             "Rain. Audio: drops",
             "720x720_5s",
-            '"Audio: …" was rewritten as "<AUDCAP>…<ENDAUDCAP>", which 720x720_5s was trained on.',
+            '"Audio: …" was rewritten as "<AUDCAP>…<ENDAUDCAP>", the form that 720x720_5s was trained on.',
         ),
         (
             "Rain. <AUDCAP>drops<ENDAUDCAP>",
             "960x960_10s",
-            '"<AUDCAP>…<ENDAUDCAP>" was rewritten as "Audio: …", which 960x960_10s was trained on.',
+            '"<AUDCAP>…<ENDAUDCAP>" was rewritten as "Audio: …", the form that 960x960_10s was trained on.',
         ),
     ],
 )

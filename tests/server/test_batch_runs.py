@@ -1,4 +1,4 @@
-"""Many prompts: `python -m ovi.batch`, on the real server."""
+"""Many prompts: `python -m ovi.tools.batch`, on the real server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import av
 import pytest
 
-from ovi import batch
+from ovi.tools import batch
 from support import ROOT, workflows
 from support.batch import settings, still, write
 from support.workflows import id_of, node_of
@@ -33,7 +33,17 @@ def fitted(folder, name="ovi_text_to_video"):
 def test_a_run_killed_at_row_5_ends_with_12_clips_and_no_row_twice(server, tmp_path):
     table = write(tmp_path, *[{"1.color": number} for number in range(1, 13)])
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "ovi.batch", table, out, "--server", server.url, "--workflow", still(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "ovi.tools.batch",
+        table,
+        out,
+        "--server",
+        server.url,
+        "--workflow",
+        still(tmp_path),
+    ]
     before = set(server.get("/history"))
     killed = subprocess.Popen(command, cwd=ROOT)
     while not (out / "0005.queued.json").exists():
@@ -101,7 +111,7 @@ def test_rows_are_tasks_of_a_ray_cluster(server, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     table = write(tmp_path, {"1.width": 32}, {"1.width": 0}, {"1.width": 64})
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "ovi.batch", table, out, "--server", server.url]
+    command = [sys.executable, "-m", "ovi.tools.batch", table, out, "--server", server.url]
     command += ["--workflow", still(tmp_path), "--ray"]
     with ray.init(num_cpus=1, resources={"comfyui": 1}, include_dashboard=False, log_to_driver=False) as cluster:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address_info["gcs_address"])

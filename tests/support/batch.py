@@ -1,4 +1,4 @@
-"""Tables, workflows and results of `python -m ovi.batch`."""
+"""Tables, workflows and results of `python -m ovi.tools.batch`."""
 
 from __future__ import annotations
 

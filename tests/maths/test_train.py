@@ -11,9 +11,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ovi import training
+from ovi import flow
 from ovi.config import OviConfig
-from ovi.training import Clip, Settings, Trainer
+from ovi.flow import Sample, Settings
+from ovi.lora import add_lora
+from ovi.tools import train as tool
+from ovi.tools.train import Trainer
 from support import golden_model
 from support.training import clips
 
@@ -25,13 +28,13 @@ def trainer(settings=SETTINGS, steps=6, rank=0, **options):
     torch.manual_seed(0)  # what LoRAs start from
     model = golden_model.load().requires_grad_(True)
     if rank:
-        training.add_lora(model, rank)
+        add_lora(model, rank)
     return Trainer(model, clips(), settings, steps, **options)
 
 
 def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
     draw = torch.Generator().manual_seed(seed)
-    return training.noised(clips(n), EMPTY, settings, draw, split=split)
+    return flow.noised(clips(n), EMPTY, settings, draw, split=split)
 
 
 def test_objective():
@@ -50,7 +53,7 @@ def test_objective():
     def perfect(x, timestep, context):
         return [got.velocity[0] + (1 - got.counts), got.velocity[1] + 0.5]
 
-    video, audio = training.losses(perfect, got)
+    video, audio = flow.losses(perfect, got)
     assert video.item() == 0
     assert audio.item() == pytest.approx(0.25)
 
@@ -78,23 +81,23 @@ def test_all_text_can_be_dropped():
     empty = torch.ones(2, 64)
     for share, expected in ((1.0, [2, 2]), (0.5, [2, 5])):
         some = dataclasses.replace(SETTINGS, text_dropout=share)
-        got = training.noised(clips(2), empty, some, torch.Generator().manual_seed(1))
+        got = flow.noised(clips(2), empty, some, torch.Generator().manual_seed(1))
         assert sorted(row.any(-1).sum().item() for row in got.context) == expected
 
 
 def test_a_picture_is_not_given_away():
     """The one frame of a clip stays to be learned."""
-    picture = Clip(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
+    picture = Sample(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
     every = dataclasses.replace(SETTINGS, first_frame=1.0)
-    assert training.noised([picture], EMPTY, every, torch.Generator()).counts.all()
+    assert flow.noised([picture], EMPTY, every, torch.Generator()).counts.all()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients(recompute):
     """Against finite differences in float64, along a random direction in all weights: nothing in place spoils them."""
     model = golden_model.load(torch.float64).double().requires_grad_(True)
-    got = training.Noised(*(_double(part) for part in batch()))
-    options = {"transformer_options": training.recompute_blocks(3)} if recompute else {}
+    got = flow.Noised(*(_double(part) for part in batch()))
+    options = {"transformer_options": tool.recompute_blocks(3)} if recompute else {}
 
     def total():
         video, audio = model(got.x, got.timestep, got.context, **options)
@@ -120,7 +123,7 @@ def _double(part):
 def test_losses_fall():
     one = dataclasses.replace(SETTINGS, split=0.0, text_dropout=0.0)
     run = trainer(one, steps=40)
-    run.clips = run.clips[:1]
+    run.samples = run.samples[:1]
     for _ in range(40):
         run.step()
     first, last = (torch.tensor(run.history[part]).mean() for part in (slice(5), slice(-5, None)))
@@ -150,15 +153,15 @@ def test_killed_and_resumed(tmp_path, options):
 def test_state_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "state"
     trainer().save(path)
-    with pytest.raises(ValueError, match=r"was trained with another lr \(0.001\); use the same, or start anew"):
+    with pytest.raises(ValueError, match=r"was trained with another lr \(0.001\); use the same, or delete it to start again"):
         trainer(dataclasses.replace(SETTINGS, lr=1e-4)).resume(path)
-    with pytest.raises(ValueError, match="is of a model of other sizes"):
+    with pytest.raises(ValueError, match="is of a model of another size"):
         trainer(rank=4).resume(path)
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match="is no training state, or not a whole one"):
+    with pytest.raises(ValueError, match="is not a complete training state"):
         trainer().resume(path)
     torch.save({"weights": torch.ones(3)}, path)
-    with pytest.raises(ValueError, match="is no training state"):
+    with pytest.raises(ValueError, match="is not a complete training state"):
         trainer().resume(path)
 
 
@@ -176,9 +179,9 @@ def test_bfloat16():
 
 
 def test_clips_of_other_sizes_are_refused():
-    odd = [*clips(1), Clip(torch.zeros(48, 2, 4, 2), torch.zeros(20, 9), torch.zeros(5, 64))]
+    odd = [*clips(1), Sample(torch.zeros(48, 2, 4, 2), torch.zeros(20, 9), torch.zeros(5, 64))]
     with pytest.raises(ValueError, match=r"The video latents of a batch have shapes .*; train with a batch of 1"):
-        training.noised(odd, EMPTY, SETTINGS, torch.Generator())
+        flow.noised(odd, EMPTY, SETTINGS, torch.Generator())
 
 
 @pytest.fixture
@@ -199,7 +202,7 @@ def train(folder, *options):
         "--out",
         str(folder / "out.safetensors"),
     ]
-    return training.main([*paths, "--device", "cpu", "--lr", "0.01", *options])
+    return tool.main([*paths, "--device", "cpu", "--lr", "0.01", *options])
 
 
 def store(folder, dtype):
@@ -234,15 +237,15 @@ def test_command_line_goes_on(folder, capsys):
     assert train(folder, "--steps", "4", "--rank", "2") == 0
     assert (folder / "out.safetensors").exists()  # its state is enough to make it
     assert train(folder, "--steps", "4", "--rank", "3") == 2
-    assert "is of a model of other sizes" in capsys.readouterr().err
+    assert "is of a model of another size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "tensors", "message"),
     [
         ("clips/0.safetensors", {"video": torch.zeros(3)}, r"has {'video': \[3\]}; a clip needs video"),
-        ("clips/0.safetensors", None, "is no safetensors file"),
-        ("model.safetensors", None, "is no safetensors file"),
+        ("clips/0.safetensors", None, "is not a complete safetensors file"),
+        ("model.safetensors", None, "is not a complete safetensors file"),
         ("model.safetensors", {"shared.weight": torch.zeros(3)}, "This file is a UMT5 text encoder"),
     ],
 )
