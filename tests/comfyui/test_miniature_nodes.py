@@ -39,9 +39,7 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes):
     for tile_size in (0, 64):
         inputs = {"vae": video_vae, "audio_vae": audio_vae, "fps": 24.0, "tile_size": tile_size}
         images, heard = comfy.run("OviDecode", samples=latent, **inputs)
-        if not tile_size:
-            torch.testing.assert_close(images, frames, atol=1e-4, rtol=0)
-        assert images.shape == frames.shape
+        torch.testing.assert_close(images, frames, atol=0.1 if tile_size else 1e-4, rtol=0)  # seams differ
         assert heard["sample_rate"] == world.RATE
         torch.testing.assert_close(heard["waveform"][0, 0], wave[: heard["waveform"].shape[-1]], atol=1e-5, rtol=0)
     start = video_vae.encode(world.picture(scene)[:1])

@@ -173,10 +173,60 @@ def test_a_batch_decodes_clip_by_clip(comfy, vae):
     assert len(first) == round(5 / 24 * 44100)
 
 
-def test_tiles_cover_the_picture(comfy, vae):
-    whole, _ = decode(comfy, latent_of_ones(comfy, 9), vae=vae)
-    tiled, _ = decode(comfy, latent_of_ones(comfy, 9), vae=vae, tile_size=64)
-    assert tiled.shape == whole.shape
+class TileSpy:
+    """Stands for the Wan 2.2 VAE; records the arguments of each tiled decoding, with core's defaults."""
+
+    latent_dim, latent_channels = 3, 48
+
+    def __init__(self):
+        self.calls = []
+
+    def spacial_compression_decode(self):
+        return 16
+
+    def decode(self, latent):
+        pytest.fail("the latent was decoded whole")
+
+    def decode_tiled(self, latent, tile_x=32, tile_y=32, overlap=8, tile_t=999, overlap_t=None):
+        self.calls.append({"tile_x": tile_x, "tile_y": tile_y, "overlap": overlap, "tile_t": tile_t or 999})
+        return torch.zeros(1, 4 * latent.shape[2] - 3, 1, 1, 3)
+
+
+@pytest.mark.parametrize("length", [9, 5001])
+def test_tiles_cut_frames_and_never_the_time(comfy, length):
+    """Tiles of 128 pixels are 8 latents with a quarter of overlap; core cuts the time after 999 latents by default."""
+    spy = TileSpy()
+    images, _ = decode(comfy, empty(comfy, 256, 256, length), vae=spy, tile_size=128)
+    assert len(images) == length
+    (call,) = spy.calls
+    assert call["tile_t"] >= (length - 1) // 4 + 1
+    assert (call["tile_x"], call["tile_y"], call["overlap"]) == (8, 8, 2)
+
+
+def test_tiles_decode_to_the_whole_frames(comfy, monkeypatch):
+    """With the miniature's VAE, which sees as far as one latent around: only seams differ, by what their blend leaves.
+
+    Without an overlap they would differ by 0.5, cut in time by 0.3.
+    """
+    from comfy.nested_tensor import NestedTensor
+
+    from miniature.nodes import OviMiniatureVideoVAE
+
+    (vae,) = OviMiniatureVideoVAE.execute().args
+    blocks = torch.rand(17, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    video = vae.encode(torch.nn.functional.interpolate(blocks, scale_factor=8).movedim(1, -1))
+    latent = {"samples": NestedTensor([video, torch.zeros(1, 20, 22)])}
+    whole, _ = decode(comfy, latent, vae=vae)
+    model, sizes = vae.first_stage_model, []
+    once = model.decode
+    monkeypatch.setattr(model, "decode", lambda tile: sizes.append(tuple(tile.shape[2:])) or once(tile))
+    tiled, _ = decode(comfy, latent, vae=vae, tile_size=64)
+    assert len(sizes) > 12
+    assert {frames for frames, *_ in sizes} == {5}
+    assert max(max(size) for _, *size in sizes) == 4
+    assert whole.std() > 0.1
+    torch.testing.assert_close(tiled, whole, atol=0.1, rtol=0)
+    assert (tiled - whole).abs().mean() < 0.002
 
 
 def test_one_vae_decodes_one_modality(comfy, vae):

@@ -19,7 +19,7 @@ NODES = {
 
 @pytest.mark.comfyui
 def test_comfyui_registers_the_pack(comfy):
-    """Every node under its id and a title of its own, and the folder of help pages, by the name of the pack's folder."""
+    """Each node under its id, with a title of its own, and the folder of help pages, under the name of its folder."""
     import nodes  # ComfyUI's nodes.py
 
     module = f"custom_nodes.{ROOT.name}"
