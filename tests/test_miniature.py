@@ -19,9 +19,9 @@ MODEL = WEIGHTS / "ovi_miniature.safetensors"
 def through_codecs(scene):
     """A scene's picture [T, H, W, 3] and sound [samples], encoded and decoded."""
     pictures, sounds = codecs.VideoCodec(), codecs.AudioCodec()
-    picture = 2 * world.picture(scene).movedim(-1, 0)[None] - 1
+    picture = 2 * world.frames(scene).movedim(-1, 0)[None] - 1
     decoded = pictures.decode(pictures.encode(picture))[0].movedim(0, -1) / 2 + 0.5
-    return decoded, sounds.decode(sounds.encode(world.sound(scene)[None]))[0]
+    return decoded, sounds.decode(sounds.encode(world.waveform(scene)[None]))[0]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_ball_bounces():
 def test_it_sounds_when_it_bounces_and_not_before():
     for scene in map(world.scene, SEEDS):
         first = int(scene.impacts()[0][0] * world.RATE)
-        sound = world.sound(scene)
+        sound = world.waveform(scene)
         assert not sound[:first].any()
         assert sound[first : first + 400].abs().max() > 0.1
 
@@ -85,8 +85,8 @@ def test_events_are_measured_through_the_codecs(decoded):
         times = [time for time, _ in scene.impacts()]
         for found in (measure.bounces(picture), measure.onsets(sound)):
             pairs = measure.matched(times, found)
-            assert not measure.alone(times, {time for time, _ in pairs})
-            assert not measure.alone(found, {time for _, time in pairs})
+            assert not measure.unpaired(times, {time for time, _ in pairs})
+            assert not measure.unpaired(found, {time for _, time in pairs})
             assert max(abs(a - b) for a, b in pairs) < 0.02
             assert median(abs(a - b) for a, b in pairs) < 0.01
         assert measure.colour(picture) == scene.colour
@@ -98,14 +98,14 @@ def test_matching():
     assert measure.matched([0.5, 1.0], [0.52, 0.95, 1.5]) == [(0.5, 0.52), (1.0, 0.95)]
     assert measure.matched([0.5, 0.54], [0.55]) == [(0.54, 0.55)]
     assert measure.matched([0.5], [0.7]) == []
-    assert measure.alone([0.5, 1.0, 1.5, 1.99], {1.0}) == 2
+    assert measure.unpaired([0.5, 1.0, 1.5, 1.99], {1.0}) == 2
 
 
 def test_shuffled_clips_are_at_chance(decoded):
     pictures, sounds = zip(*decoded.values(), strict=True)
     seen, heard = [measure.bounces(p) for p in pictures], [measure.onsets(s) for s in sounds]
-    assert measure.nearest(seen, heard) < 0.01
-    assert measure.nearest(seen, heard, 1) > 0.04
+    assert measure.nearest_distance(seen, heard) < 0.01
+    assert measure.nearest_distance(seen, heard, 1) > 0.04
 
 
 def test_training_begins_with_what_it_is_given():
@@ -136,8 +136,8 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes, decoded):
 
     scene, (picture, sound) = next(iter(decoded.items()))
     (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
-    video = video_vae.encode(world.picture(scene))
-    audio = audio_vae.encode(world.sound(scene)[None, :, None])
+    video = video_vae.encode(world.frames(scene))
+    audio = audio_vae.encode(world.waveform(scene)[None, :, None])
     latent = {"samples": NestedTensor([video, audio])}
     for tile_size in (0, 64):
         inputs = {"vae": video_vae, "audio_vae": audio_vae, "fps": 24.0, "tile_size": tile_size}
@@ -147,7 +147,7 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes, decoded):
         assert images.shape == picture.shape
         assert heard["sample_rate"] == world.RATE
         torch.testing.assert_close(heard["waveform"][0, 0], sound[: heard["waveform"].shape[-1]], atol=1e-5, rtol=0)
-    start = video_vae.encode(world.picture(scene)[:1])
+    start = video_vae.encode(world.frames(scene)[:1])
     torch.testing.assert_close(start[:, :, 0], video[:, :, 0], atol=1e-4, rtol=0)
 
 
@@ -163,43 +163,43 @@ def test_the_text_encoder_tells_the_captions_apart(nodes):
 
 def loaded(nodes):
     """The model and its text encoder."""
-    from bench import quality
+    from ovi import native
 
-    return quality.native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
+    return native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
 
 
 @pytest.mark.comfyui
 def test_picture_and_sound_meet(comfy, nodes):
     """In ten steps, of captions whose scenes were not trained on; without the fusion they are near chance."""
     from bench import quality
+    from bench.rows import TO_AUDIO, TO_VIDEO, Row, cut, sampled
 
     scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
     model, clip = loaded(nodes)
-    both = ("a2v_cross_attn", "v2a_cross_attn")
-    rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
-    fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
+    rows = Row("fused", steps=10), Row("unfused", steps=10, change=cut(TO_VIDEO, TO_AUDIO))
+    fused, unfused = (quality.scores(scenes, *sampled(model, row, scenes, clip, seed=0)) for row in rows)
     assert fused["error_ms"] < 30
     assert fused["missed"] + fused["extra"] < 0.3
     assert fused["nearest_ms"] < fused["shuffled_ms"] / 3
     assert fused["colour"] >= 0.9
     assert fused["pitch"] >= 0.95
-    assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
+    assert unfused["nearest_ms"] > unfused["shuffled_ms"] / 2
 
 
 @pytest.mark.comfyui
 @pytest.mark.parametrize("anchored", [True, False])
 def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
     """Six seconds in windows of two: beyond the first window, too, a sound is within a frame of its bounce."""
-    from bench import quality
+    from bench.rows import Row, sampled
 
     def change(model):
         return windowed(comfy, model, context_length=13, context_overlap=3, causal_window_fix=anchored)
 
-    (model, clip), row = loaded(nodes), quality.Row("in windows", steps=10, change=change)
+    (model, clip), row = loaded(nodes), Row("in windows", steps=10, change=change)
     distances = []
     for seed in range(3):
         scene = world.scene(world.HELD_OUT + seed)
-        (picture,), (sound,) = quality.sampled(model, row, [scene], clip, seed, frames=145)
+        (picture,), (sound,) = sampled(model, row, [scene], clip, seed, length=145)
         later = [time for time in measure.bounces(picture) if time > 2]
         distances += [b - a for a, b in measure.matched(later, measure.onsets(sound))]
     assert len(distances) > 6
@@ -220,7 +220,7 @@ def test_the_sound_of_a_given_video_meets_it(comfy, nodes):
     distances = []
     for seed in SEEDS[:6]:
         scene = world.scene(seed)
-        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.picture(scene))
+        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
         (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
         conds = {"positive": prompt, "negative": prompt}
         (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
@@ -229,7 +229,7 @@ def test_the_sound_of_a_given_video_meets_it(comfy, nodes):
         )
         seen, rung = measure.bounces(images), measure.onsets(heard["waveform"][0, 0])
         pairs = measure.matched(seen, rung)
-        assert not measure.alone(seen, {time for time, _ in pairs})
+        assert not measure.unpaired(seen, {time for time, _ in pairs})
         distances += [b - a for a, b in pairs]
     assert abs(median(distances)) < 0.02
     assert median(map(abs, distances)) < 0.03
