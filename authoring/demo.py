@@ -84,7 +84,7 @@ def fitted(server: Server, workflow: Path, folder: Path) -> Path:
     answer = comfy_cli(server, folder, "--workflow", str(workflow), "--print-prompt", json_answer=True)
     prompt = json.loads(answer)["data"]["prompt"]
     scene = world.scene(SCENES[workflow.stem])
-    first = world.picture(scene)[0].mul(255).round().byte().numpy()
+    first = world.frames(scene)[0].mul(255).round().byte().numpy()
     Image.fromarray(first).save(folder / "input" / "ball.png")
     print(f"  prompt: {scene.caption}\n  changed to fit the miniature:")
     for node in prompt.values():

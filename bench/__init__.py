@@ -1,1 +1,1 @@
-"""What is measured, and how. `python -m bench` runs it all from the project's root."""
+"""Measurements of speed, memory and quality. `python -m bench`, in the project's root, measures speed and memory."""

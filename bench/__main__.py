@@ -1,11 +1,12 @@
 """Speed and memory of the model, as ratios measured in one run: `python -m bench` writes them to RESULTS.md.
 
-A mid-size model with random weights on the CPU. Candidates take turns; a ratio is that of their fastest turns, and
-beside it stand the lowest and the highest ratio of one round, since a shared machine's speed changes within a run.
+A mid-size model with random weights on the CPU. Candidates take turns. A ratio is that of their fastest turns; next to
+it stand the lowest and the highest ratio of one round, since a shared machine's speed changes within a run.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import time
@@ -26,18 +27,18 @@ from ovi.model import OviModel
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 ROUNDS = 10
-# A third of the published width, with the published ratios.
+# A third of the Ovi release's width, with its ratios.
 CONFIG = OviConfig(dim=1024, num_layers=4, num_heads=8, video_ffn_dim=4784, audio_ffn_dim=4784, audio_patch_dim=2816)
-TOKENS_OF_A_FRAME = 256  # 16 x 16: a latent of 32 x 32
+TOKENS_PER_FRAME = 256  # 16 x 16: a latent frame of 32 x 32
 TARGET = (torch.float32, 4096)
 ROWS = [(torch.float32, 1024), TARGET, (torch.float32, 8192), (torch.bfloat16, 1024), (torch.bfloat16, 4096)]
-CLIPS = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (960, 960, 241)]  # the traced ones: width, height, frames
+CLIPS = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (960, 960, 241)]  # that are traced: width, height, frames
 
 Times = Mapping[Any, list[float]]
 
 
 def models(dtype: torch.dtype, layers: int = CONFIG.num_layers) -> dict[str, Any]:
-    """The candidates, all with the same random weights."""
+    """Return the candidates by name, all with the same random weights."""
     config = dataclasses.replace(CONFIG, num_layers=layers)
     torch.manual_seed(0)
     plain = OviModel(config, dtype=dtype)
@@ -49,14 +50,14 @@ def models(dtype: torch.dtype, layers: int = CONFIG.num_layers) -> dict[str, Any
     transcription.ovi = plain
     wan = comfyui.Wan(config, dtype=dtype)
     wan.load(plain.video_model)
-    made = {"plain": plain, "ovi": ovi, "transcription": transcription, "wan": wan}
-    return {name: model.eval().requires_grad_(False) for name, model in made.items()}
+    candidates = {"plain": plain, "ovi": ovi, "transcription": transcription, "wan": wan}
+    return {name: model.eval().requires_grad_(False) for name, model in candidates.items()}
 
 
 def inputs(tokens: int, dtype: torch.dtype, batch: int = 1) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Latents of so many video tokens and the sound of that length, a timestep, and a text."""
+    """Return random latents [video, audio] of a clip of `tokens` video tokens, a timestep [B], and a text."""
     torch.manual_seed(1)
-    frames = tokens // TOKENS_OF_A_FRAME
+    frames = tokens // TOKENS_PER_FRAME
     video = torch.randn(batch, CONFIG.video_channels, frames, 32, 32, dtype=dtype)
     audio = torch.randn(batch, CONFIG.audio_channels, geometry.audio_latents(geometry.frames(frames)), dtype=dtype)
     text = torch.randn(batch, CONFIG.text_len, CONFIG.text_dim, dtype=dtype)
@@ -64,7 +65,7 @@ def inputs(tokens: int, dtype: torch.dtype, batch: int = 1) -> tuple[list[Tensor
 
 
 def take_turns(candidates: Mapping[Any, Callable[[], Any]]) -> Times:
-    """Seconds of each candidate in each round, after one run that is not counted."""
+    """Return the seconds that each candidate took in each round, after a first round that does not count."""
     times: dict[Any, list[float]] = {name: [] for name in candidates}
     for turn in range(ROUNDS + 1):
         for name, run in candidates.items():
@@ -76,13 +77,13 @@ def take_turns(candidates: Mapping[Any, Callable[[], Any]]) -> Times:
 
 
 def ratio(times: Times, name: Any, to: Any, scale: float = 1.0) -> str:
-    """Ratio of the minima, and the lowest and highest ratio of a round."""
+    """Word the ratio of the minima, and the lowest and highest ratio of a round."""
     rounds = [scale * a / b for a, b in zip(times[name], times[to], strict=True)]
     return f"{scale * min(times[name]) / min(times[to]):.2f} ({min(rounds):.2f} to {max(rounds):.2f})"
 
 
 def speed(tokens: int, dtype: torch.dtype, compiled: bool) -> str:
-    """A row of the table of speed."""
+    """Measure a row of the table of speed."""
     made = models(dtype)
     x, *rest = inputs(tokens, dtype)
     alone = [x[0], None]
@@ -113,14 +114,14 @@ def speed(tokens: int, dtype: torch.dtype, compiled: bool) -> str:
 
 
 def assert_same(got: list[Tensor | None], expected: list[Tensor | None], bound: float) -> None:
-    """Candidates that are compared compute the same, to a relative RMS."""
+    """Raise RuntimeError where the outputs of two candidates differ by more than a relative RMS of `bound`."""
     for a, b in zip(got, expected, strict=True):
         if a is not None and (a - b).norm() > bound * b.norm():
             raise RuntimeError(f"Two candidates differ by {(a - b).norm() / b.norm():.1e}, beyond {bound:.0e}.")
 
 
 def memory(config: OviConfig, batch: int, clip: tuple[int, int, int]) -> str:
-    """A row of the table of memory: traced peaks, in bf16, of a clip (width, height, frames)."""
+    """Trace a row of the table of memory: peaks, in bf16, of a clip (width, height, frames)."""
     shapes = trace.latents(config, batch, *clip)
     video = [shapes[0], None]
     flash = {"attention": trace.flash}
@@ -135,7 +136,7 @@ def memory(config: OviConfig, batch: int, clip: tuple[int, int, int]) -> str:
 
 
 def growth_with_tokens() -> str:
-    """Fit a n + b n^2 to the time of one layer."""
+    """Fit a n + b n^2 to the time of one layer on n tokens."""
     model = models(torch.float32, layers=1)["ovi"]
     counts = [1024, 2048, 4096, 8192]
     times = take_turns({n: partial(model, *inputs(n, torch.float32)) for n in counts})
@@ -168,14 +169,14 @@ def growth_with_layers() -> str:
 
 
 def guidance_pair() -> str:
-    """Both halves of classifier-free guidance in one batch, against one after the other."""
+    """Compare both halves of classifier-free guidance in one batch with one after the other."""
     model = models(torch.float32)["ovi"]
     candidates = {batch: partial(model, *inputs(1024, torch.float32, batch)) for batch in (1, 2)}
     return ratio(take_turns(candidates), 2, 1, scale=0.5)
 
 
 def cpu() -> str:
-    """The processor's name, its cores, and the threads in use."""
+    """Name the processor, its cores, and the threads in use."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
@@ -183,20 +184,21 @@ def cpu() -> str:
 
 
 def results() -> Iterator[str]:
-    """RESULTS.md, part by part as it is measured."""
+    """Yield RESULTS.md, part by part as it is measured."""
     yield f"""# Speed and memory
 
-Written by `nox -s bench`; random weights. A ratio is that of the fastest of {ROUNDS} interleaved runs each; in
-brackets the lowest and the highest ratio of one round.
+Written by `nox -s bench`; random weights. A ratio is that of the fastest of {ROUNDS} interleaved runs each; \
+in brackets the lowest and the highest ratio of one round.
 
-{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.VERSION}. All of it on the CPU; there is no column of a GPU yet.
+{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.version()}. Everything ran on the CPU; nothing has been \
+measured on a GPU yet.
 
 ## Speed
 
-A model {CONFIG.dim} wide with {CONFIG.num_heads} heads, {CONFIG.num_layers} layers and the published ratios. *Floor*:
-its own matrix products with bias, convolutions and attentions, back to back. *Transcription*: the published formulas
-step by step, with a modulation for each token and rotations in float64. *Wan*: ComfyUI's Wan 2.2 of the video tower's
-size.
+A model {CONFIG.dim} wide with {CONFIG.num_heads} heads, {CONFIG.num_layers} layers and the ratios of the Ovi \
+release. *Floor*: its own matrix products with bias, convolutions and attentions, back to back. *Transcription*: the \
+formulas of the Ovi release step by step, with a modulation for each token and rotations in float64. *Wan*: ComfyUI's \
+Wan 2.2 of the video tower's size.
 
 | Video tokens, dtype | Forward | / floor | Compiled / floor | / transcription | Video alone / Wan |
 |---|---|---|---|---|---|"""
@@ -210,8 +212,8 @@ size.
     yield """
 ## Memory
 
-Peak of a forward pass besides the weights, of the full-size model in bf16, traced with fake tensors (`bench/trace.py`).
-The target at 960 x 960 x 121 is 1.6 GB, and 0.5 of the transcription.
+Peak of a forward pass besides the weights, of the full-size model in bf16, traced with fake tensors \
+(`bench/trace.py`). The target at 960 x 960 x 121 is 1.6 GB, and 0.5 of the transcription.
 
 | Clip | Peak | / transcription | Video alone / Wan |
 |---|---|---|---|"""
@@ -220,8 +222,15 @@ The target at 960 x 960 x 121 is 1.6 GB, and 0.5 of the transcription.
             yield memory(OviConfig(), batch, clip)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Measure everything; write the results to RESULTS.md and print them as they come."""
+    argparse.ArgumentParser(prog="python -m bench", description=__doc__).parse_args()
+    comfyui.start()
     with torch.inference_mode(), RESULTS.open("w", encoding="utf-8") as file:
         for part in results():
             print(part, flush=True)
             print(part, file=file, flush=True)
+
+
+if __name__ == "__main__":
+    main()

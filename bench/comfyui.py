@@ -1,10 +1,12 @@
-"""ComfyUI's parts of the bench: Ovi with ComfyUI's layers, attention and rotation, and ComfyUI's own Wan of that size.
+"""ComfyUI's side of the bench: Ovi with ComfyUI's layers, attention and rotation, and ComfyUI's own Wan of that size.
 
-Needs COMFYUI_PATH. Both use ComfyUI's PyTorch attention.
+ComfyUI reads its arguments when it is imported, so `start` comes before everything else that imports it. Both models
+use ComfyUI's PyTorch attention.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Any
@@ -14,35 +16,49 @@ from torch import Tensor, nn
 from ovi.config import OviConfig
 from ovi.model import Attention, OviModel
 
-if "COMFYUI_PATH" not in os.environ:
-    raise SystemExit("The bench compares with ComfyUI: set COMFYUI_PATH to its folder, or run 'nox -s bench'.")
-sys.path.insert(0, os.environ["COMFYUI_PATH"])
 
-import comfy.cli_args
+def start() -> None:
+    """Put the ComfyUI of COMFYUI_PATH on the path and set it to the CPU and PyTorch's attention.
 
-comfy.cli_args.args.cpu = True
-comfy.cli_args.args.use_pytorch_cross_attention = True
+    Raises SystemExit where COMFYUI_PATH is not set.
+    """
+    if "COMFYUI_PATH" not in os.environ:
+        raise SystemExit("The bench compares with ComfyUI: set COMFYUI_PATH to its folder, or run 'nox -s bench'.")
+    sys.path.insert(0, os.environ["COMFYUI_PATH"])
+    from comfy.cli_args import args
 
-import comfy.ops  # noqa: E402
-from comfy.ldm.wan.model import WanModel  # noqa: E402
-from comfyui_version import __version__ as VERSION  # noqa: E402, F401
+    args.cpu = True
+    args.use_pytorch_cross_attention = True
+    importlib.import_module("comfy.ldm.wan.model")  # now: within a trace, what it makes on import would be fake
 
-from ovi.native import NativeOviModel  # noqa: E402
+
+def version() -> str:
+    """Return ComfyUI's version."""
+    from comfyui_version import __version__
+
+    return __version__
 
 
 def ovi(config: OviConfig, **options: Any) -> OviModel:
-    """Ovi as ComfyUI runs it."""
+    """Return Ovi as ComfyUI runs it."""
+    import comfy.ops
+
+    from ovi.native import NativeOviModel
+
     return NativeOviModel(config, "ovi", operations=comfy.ops.disable_weight_init, **options)
 
 
 class Wan(nn.Module):
     """ComfyUI's Wan 2.2 5B at Ovi's sizes, called as OviModel is with the video alone.
 
-    `attention` takes the place of ComfyUI's.
+    `attention` replaces ComfyUI's.
     """
 
     def __init__(self, config: OviConfig, attention: Attention | None = None, **options: Any) -> None:
         super().__init__()
+        import comfy.ops
+        from comfy.ldm.wan.model import WanModel
+
         self.options: dict[str, Any] = {}
         if attention is not None:
             self.options["optimized_attention_override"] = lambda _, *args, **kwargs: attention(*args, **kwargs)
@@ -59,10 +75,10 @@ class Wan(nn.Module):
         )
 
     def load(self, video_tower: nn.Module) -> None:
-        """Take the weights of Ovi's video tower, which are Wan's and some for the fusion."""
+        """Load the weights of Ovi's video tower, which are Wan's and some for the fusion."""
         state = {k.replace("modulation.modulation", "modulation"): v for k, v in video_tower.state_dict().items()}
         self.wan.load_state_dict({k: v for k, v in state.items() if "fusion" not in k})
 
     def forward(self, x: list[Tensor | None], timestep: Tensor, context: Tensor) -> list[Tensor | None]:
-        """[video, None] → [velocity, None]."""
+        """Return the velocities: [video, None] → [velocity, None]."""
         return [self.wan(x[0], timestep, context, transformer_options=dict(self.options)), None]

@@ -1,4 +1,4 @@
-"""The least that a forward pass can cost: its matrix products, convolutions and attentions, back to back."""
+"""The lowest cost of a forward pass: its matrix products, convolutions and attentions, back to back."""
 
 from __future__ import annotations
 

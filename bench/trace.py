@@ -1,6 +1,6 @@
 """Peak memory of a forward pass, traced with fake tensors: full size in a second, without weights, on any machine.
 
-PyTorch's own memory tracker follows every tensor that the pass makes on a pretended CUDA device. Attention is the flash
+PyTorch's own memory tracker follows every tensor that the pass makes on a fake CUDA device. Attention is the flash
 kernel, which allocates its output and one number for each row and head.
 """
 
@@ -19,11 +19,11 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from ovi import geometry
 from ovi.config import OviConfig
 
-LAYERS = 2  # the peak is the same at 2 layers as at 30: blocks keep nothing but their output
+LAYERS = 2  # the peak is the same at 2 layers as at 30: blocks keep only their output
 
 
 class Tracker(MemTracker):
-    """MemTracker that also notes the elements of the largest tensor made."""
+    """MemTracker that also notes the number of elements of the largest tensor."""
 
     largest = 0
 
@@ -36,18 +36,18 @@ class Tracker(MemTracker):
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
-    """The CUDA flash attention on [B, L, heads * head_dim], named outright: without a GPU PyTorch would not pick it."""
+    """Run the CUDA flash attention on [B, L, heads * head_dim], by name: without a GPU PyTorch would not pick it."""
     q, k, v = (rearrange(t, "b l (h d) -> b h l d", h=heads) for t in (q, k, v))
     return rearrange(torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0], "b h l d -> b l (h d)")
 
 
 def fused_rotate(x: Tensor, table: Tensor) -> Tensor:
-    """What comfy-kitchen's CUDA kernel allocates: its output."""
+    """Allocate what comfy-kitchen's CUDA kernel does: its output."""
     return torch.empty_like(x)
 
 
 def plain_rotate(x: Tensor, table: Tensor) -> Tensor:
-    """What ComfyUI allocates where it has no kernel: a float32 copy and a float32 result."""
+    """Allocate what ComfyUI does without that kernel: a float32 copy and a float32 result."""
     pairs = x.to(table.dtype).unflatten(-1, (-1, 1, 2))
     out = table[..., 0] * pairs[..., 0]
     out.addcmul_(table[..., 1], pairs[..., 1])
@@ -55,7 +55,7 @@ def plain_rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def latents(config: OviConfig, batch: int, width: int, height: int, frames: int) -> list[tuple[int, ...]]:
-    """Shapes of the video and the audio latent of a clip, its size in pixels."""
+    """Return the shapes of a clip's video and audio latents; its size is in pixels."""
     video = (geometry.video_latents(frames), height // 16, width // 16)
     return [
         (batch, config.video_channels, *video),
@@ -70,10 +70,10 @@ def peak(
     dtype: torch.dtype = torch.bfloat16,
     **options: Any,
 ) -> tuple[int, int]:
-    """Peak bytes besides weights and inputs, and the elements of the largest tensor made.
+    """Return the peak in bytes besides weights and inputs, and the number of elements of the largest tensor.
 
-    `make(config, device=, dtype=, **options)` gives a model that is called as OviModel is; a shape may be None where
-    the latent may.
+    `make(config, device=, dtype=, **options)` returns a model that is called as OviModel is. A shape is None where the
+    model has no such latent.
     """
     device = torch.device("cuda", 0)
     batch = next(shape for shape in shapes if shape)[0]

@@ -1,6 +1,6 @@
-"""A miniature Ovi: a world made by a formula, codecs for it, and the weights that learned it.
+"""Ovi in miniature: a world made by a formula, codecs for it, and a model trained on it.
 
-ComfyUI takes this folder for a custom node; only then are the loaders imported, which need it.
+ComfyUI can load this folder as a custom node. The loaders need ComfyUI and are imported only then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 async def comfy_entrypoint() -> Any:
-    """Return the extension that lists the loaders."""
+    """Return the extension with the loaders."""
     from .nodes import Miniature
 
     return Miniature()

@@ -1,6 +1,6 @@
-"""Loaders of the miniature's text encoder and codecs, which stand where the graphs have the real ones.
+"""Loaders of the miniature's text encoder and codecs, which replace core's in the graphs.
 
-Core's loaders open no UMT5 but the full-size one, and know no such codecs.
+Of UMT5, core's loaders open only the full-size one, and they do not know such codecs.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ from torch import Tensor, nn
 from . import WEIGHTS
 from .codecs import RATE, AudioCodec, VideoCodec
 
-MIN_TOKENS = 32  # to which texts are padded: all that the miniature reads
+MIN_TOKENS = 32  # to which texts are padded: as many as the miniature reads
 
 
 class VideoModel(nn.Module):
-    """The video codec with the scale of Wan 2.2's latents, which ComfyUI's Wan22 format takes off again."""
+    """The video codec with latents on Wan 2.2's scale, which ComfyUI's Wan22 format normalises."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = VideoCodec()
         self.format = comfy.latent_formats.Wan22()
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """[B, 3, T, H, W] → [B, 48, F, H / 16, W / 16]."""
-        return self.format.process_out(self.codec.encode(pictures))
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode [B, 3, T, H, W] → [B, 48, F, H / 16, W / 16]."""
+        return self.format.process_out(self.codec.encode(frames))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, 48, F, h, w] → [B, 3, T, 16 h, 16 w]."""
+        """Decode [B, 48, F, h, w] → [B, 3, T, 16 h, 16 w]."""
         return self.codec.decode(self.format.process_in(latents))
 
 
 class AudioModel(nn.Module):
-    """The audio codec, with channels."""
+    """The audio codec on waveforms with channels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codec = AudioCodec()
 
-    def encode(self, sounds: Tensor) -> Tensor:
-        """[B, channels, samples] → [B, 20, L]."""
-        return self.codec.encode(sounds.mean(1))
+    def encode(self, waveforms: Tensor) -> Tensor:
+        """Encode the mean of the channels, [B, channels, samples] → [B, 20, L]."""
+        return self.codec.encode(waveforms.mean(1))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """[B, 20, L] → [B, 1, samples]."""
+        """Decode [B, 20, L] → [B, 1, samples]."""
         return self.codec.decode(latents)[:, None]
 
 
 def video_vae() -> comfy.sd.VAE:
-    """The video codec as ComfyUI's VAE."""
+    """Return the video codec as a VAE of ComfyUI."""
     vae = _vae(VideoModel(), channels=48, dim=3, output=3)
     vae.upscale_ratio = (lambda frames: max(0, 4 * frames - 3), 16, 16)
     vae.upscale_index_formula = (4, 16, 16)
@@ -66,18 +66,21 @@ def video_vae() -> comfy.sd.VAE:
 
 
 def audio_vae() -> comfy.sd.VAE:
-    """The audio codec as ComfyUI's VAE."""
+    """Return the audio codec as a VAE of ComfyUI."""
     vae = _vae(AudioModel(), channels=20, dim=1, output=1)
     vae.audio_sample_rate = RATE
     vae.upscale_ratio = vae.downscale_ratio = 512
-    vae.process_input = vae.process_output = lambda sounds: sounds
+    vae.process_input = vae.process_output = lambda waveforms: waveforms
     vae.crop_input = False
     return vae
 
 
 def _vae(model: nn.Module, *, channels: int, dim: int, output: int) -> comfy.sd.VAE:
-    """A VAE of ComfyUI around a model of ours."""
-    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.ones(1)})  # the plainest kind that there is
+    """Return a VAE of ComfyUI around a model.
+
+    `channels` of its latents, their `dim` (time and space) and the channels of its `output` are ComfyUI's attributes.
+    """
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.ones(1)})  # the simplest kind that ComfyUI has
     vae.first_stage_model = model.eval()
     vae.vae_dtype = torch.float32
     vae.latent_channels, vae.latent_dim, vae.output_channels = channels, dim, output
@@ -90,7 +93,7 @@ def _vae(model: nn.Module, *, channels: int, dim: int, output: int) -> comfy.sd.
 
 
 def text_encoder(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
-    """A UMT5 of ComfyUI's own class from its weights, with its sentencepiece model beside them as "spiece_model"."""
+    """Return a UMT5 of ComfyUI's own class with these weights; "spiece_model" among them is its sentencepiece model."""
     weights = dict(weights)
     spiece = weights.pop("spiece_model")
     bias = weights["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
@@ -113,11 +116,11 @@ def text_encoder(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
 
 
 class OviMiniatureText(io.ComfyNode):
-    """In the place of core's CLIPLoader."""
+    """Loader of the text encoder, for core's CLIPLoader."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Only an output."""
+        """Declare a node without inputs."""
         return io.Schema(
             node_id="OviMiniatureText",
             display_name="Load Miniature Text Encoder",
@@ -127,16 +130,16 @@ class OviMiniatureText(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        """Load it from the folder of weights."""
+        """Load the text encoder from the folder of weights."""
         return io.NodeOutput(text_encoder(load_file(WEIGHTS / "umt5.safetensors")))
 
 
 class OviMiniatureVideoVAE(io.ComfyNode):
-    """In the place of core's VAELoader."""
+    """Loader of the video codec, for core's VAELoader."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Only an output."""
+        """Declare a node without inputs."""
         return io.Schema(
             node_id="OviMiniatureVideoVAE",
             display_name="Load Miniature Video VAE",
@@ -146,16 +149,16 @@ class OviMiniatureVideoVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        """Make it."""
+        """Return the VAE."""
         return io.NodeOutput(video_vae())
 
 
 class OviMiniatureAudioVAE(io.ComfyNode):
-    """In the place of Load Ovi Audio VAE."""
+    """Loader of the audio codec, for Load Ovi Audio VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Only an output."""
+        """Declare a node without inputs."""
         return io.Schema(
             node_id="OviMiniatureAudioVAE",
             display_name="Load Miniature Audio VAE",
@@ -165,7 +168,7 @@ class OviMiniatureAudioVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        """Make it."""
+        """Return the VAE."""
         return io.NodeOutput(audio_vae())
 
 
@@ -173,5 +176,5 @@ class Miniature(ComfyExtension):
     """The loaders of this folder."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All of them."""
+        """List the loaders."""
         return [OviMiniatureText, OviMiniatureVideoVAE, OviMiniatureAudioVAE]

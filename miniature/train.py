@@ -1,6 +1,6 @@
-"""Make the miniature: its text encoder, its clips, its training. `python -m miniature.train --help`.
+"""Training of the miniature, with its text encoder and its clips: `python -m miniature.train --help`.
 
-What can be made again is kept in .cache/miniature: clips, training state, and a line of losses every few steps.
+.cache/miniature holds what can be computed again: clips, training state, and a line of losses every few steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from miniature import WEIGHTS, pictures, world
+from miniature import WEIGHTS, figures, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.initial import CONFIG, new_model
 from ovi.config import METADATA_KEY
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "miniature"
 CLIPS = 8192
 MIDDLE = slice(world.LEFT // 16, world.RIGHT // 16)  # the latent columns of the ball
-GROW = 1500  # steps on the middle of the stage, a third of the tokens, before the whole
+GROW = 1500  # first steps, which see only the middle of the stage: a third of the video's tokens
 GAPS = (0.1, 0.8), (0.6, 0.6), (0.8, 0.8)  # sigmas of video and audio at which the gap is measured
 EVERY = 125  # steps between two lines of the log, each with its saved state
 
@@ -46,13 +46,11 @@ SETTINGS = Settings(
     split=0.5,
     split_steps=1000,
 )
-CAPTIONS = [
-    world.Scene(colour, size, 0, 1, 0).caption for size in world.RADII for colour in world.COLOURS
-]  # what there is to read
+CAPTIONS = [world.Scene(colour, size, 0, 1, 0).caption for size in world.RADII for colour in world.COLOURS]
 
 
 def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
-    """A random UMT5 of one layer, as ComfyUI names its weights, with a tokenizer trained on the captions."""
+    """Return a random UMT5 of one layer, with ComfyUI's names, and a tokenizer trained on the captions."""
     model = io.BytesIO()
     characters = {character for caption in CAPTIONS for character in caption if character != " "}
     sentencepiece.SentencePieceTrainer.train(
@@ -82,8 +80,8 @@ def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
-def texts(comfyui: Path, captions: Sequence[str]) -> Tensor:
-    """Captions as real ComfyUI encodes them, [N, text_len, text_dim]."""
+def encoded(comfyui: Path, captions: Sequence[str]) -> Tensor:
+    """Encode captions with real ComfyUI: [N, text_len, text_dim]."""
     sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args
 
@@ -92,29 +90,32 @@ def texts(comfyui: Path, captions: Sequence[str]) -> Tensor:
 
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
-        encoded = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
-    return torch.cat(encoded).clone()
+        texts = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
+    return torch.cat(texts).clone()
 
 
 def latents(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The clips of some seeds: the middle of the video [N, 48, F, H, 2] and the audio [N, 20, L]."""
-    video, audio = VideoCodec(), AudioCodec()
-    made = []
+    """Return the latents of scenes: the middle of the video [N, 48, F, H, 2] and the audio [N, 20, L]."""
+    video_codec, audio_codec = VideoCodec(), AudioCodec()
+    video, audio = [], []
     for seed in tqdm(seeds, desc="clips"):
         scene = world.scene(seed)
-        pictures = 2 * world.picture(scene).permute(3, 0, 1, 2)[None] - 1
-        made.append((video.encode(pictures)[0, ..., MIDDLE].half(), audio.encode(world.sound(scene)[None])[0].half()))
-    pictures, sounds = zip(*made, strict=True)
-    return torch.stack(pictures), torch.stack(sounds)
+        frames = 2 * world.frames(scene).permute(3, 0, 1, 2)[None] - 1
+        video.append(video_codec.encode(frames)[0, ..., MIDDLE].half())
+        audio.append(audio_codec.encode(world.waveform(scene)[None])[0].half())
+    return torch.stack(video), torch.stack(audio)
 
 
-class World:
-    """The clips of some seeds, in memory: the middle of the stage, where the ball is, or the `whole` stage."""
+class Samples:
+    """The training samples of some seeds, in memory: the middle of the stage, where the ball is, or the `whole` stage.
 
-    def __init__(self, seeds: Sequence[int], texts: Tensor, made: tuple[Tensor, Tensor]) -> None:
+    `texts` are those of the empty prompt and of CAPTIONS, `video` and `audio` as `latents` returns them.
+    """
+
+    def __init__(self, seeds: Sequence[int], texts: Tensor, video: Tensor, audio: Tensor) -> None:
         self.scenes = [world.scene(seed) for seed in seeds]
         self.texts = dict(zip(["", *CAPTIONS], texts, strict=True))
-        self.video, self.audio = made
+        self.video, self.audio = video, audio
         empty = VideoCodec().encode(2 * world.background().movedim(-1, 0)[None, :, None] - 1)[0].half()
         sides = empty.expand(-1, self.video.shape[2], -1, -1)
         self.left, self.right = sides[..., : MIDDLE.start], sides[..., MIDDLE.stop :]
@@ -130,36 +131,35 @@ class World:
         return Sample(video, self.audio[index], self.texts[self.scenes[index].caption])
 
 
-def gap(model: OviModel, clips: World, sigmas: tuple[float, float]) -> float:
-    """How much larger the audio's loss is with another clip's video than with its own, at a sigma of each tower.
+def gap(model: OviModel, samples: Samples, sigmas: tuple[float, float]) -> float:
+    """Return how much larger the audio's loss is with another clip's video than with its own, as a share.
 
-    The other clip is one of the same size of ball, but for the last of a size.
+    `sigmas` are those of video and audio. The other clip has a ball of the same size, except for each size's first.
     """
-    order = sorted(range(len(clips)), key=lambda i: clips.scenes[i].size)
-    own = [clips[i] for i in order]
+    order = sorted(range(len(samples)), key=lambda i: samples.scenes[i].size)
+    own = [samples[i] for i in order]
     draw = torch.Generator().manual_seed(0)
-    x0 = [torch.stack([clip.video for clip in own]).float(), torch.stack([clip.audio for clip in own]).float()]
+    x0 = [torch.stack([sample.video for sample in own]).float(), torch.stack([sample.audio for sample in own]).float()]
     noise = [torch.randn(x.shape, generator=draw) for x in x0]
     video, audio = (torch.lerp(*pair, sigma) for *pair, sigma in zip(x0, noise, sigmas, strict=True))
     timestep = tuple(torch.full((len(own),), 1000 * sigma) for sigma in sigmas)
-    text = torch.stack([clip.context for clip in own])
+    text = torch.stack([sample.context for sample in own])
     with torch.no_grad():
-        heard = [model([seen, audio], timestep, text)[1] for seen in (video, video.roll(1, 0))]
-    with_own, with_other = (F.mse_loss(velocity, noise[1] - x0[1]).item() for velocity in heard)
+        velocities = [model([shown, audio], timestep, text)[1] for shown in (video, video.roll(1, 0))]
+    with_own, with_other = (F.mse_loss(velocity, noise[1] - x0[1]).item() for velocity in velocities)
     return with_other / with_own - 1
 
 
-def clips(seeds: Sequence[int], texts: Tensor, path: Path) -> World:
-    """The clips of some seeds, kept in a file."""
+def stored(seeds: Sequence[int], texts: Tensor, path: Path) -> Samples:
+    """Load the samples of some seeds from a file, which is written first where it is missing."""
     if not path.exists():
         video, audio = latents(seeds)
         save_file({"video": video, "audio": audio}, path)
-    kept = load_file(path)
-    return World(seeds, texts, (kept["video"], kept["audio"]))
+    return Samples(seeds, texts, **load_file(path))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, or go on training."""
+    """Train, or resume training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
     parser.add_argument("--steps", type=int, default=4750)
@@ -169,11 +169,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     WEIGHTS.mkdir(exist_ok=True)
     if not (WEIGHTS / "umt5.safetensors").exists():
         save_file(text_encoder_weights(), WEIGHTS / "umt5.safetensors")
-    read = texts(args.comfyui, ["", *CAPTIONS])
-    train = clips(range(CLIPS), read, CACHE / "train.safetensors")
-    held_out = clips(range(world.HELD_OUT, world.HELD_OUT + 32), read, CACHE / "held_out.safetensors")
+    texts = encoded(args.comfyui, ["", *CAPTIONS])
+    train = stored(range(CLIPS), texts, CACHE / "train.safetensors")
+    held_out = stored(range(world.HELD_OUT, world.HELD_OUT + 32), texts, CACHE / "held_out.safetensors")
     torch.set_num_threads(args.threads)
-    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=read[0])
+    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=texts[0])
     state = CACHE / "state.pt"
     if state.exists():
         trainer.resume(state)
@@ -190,14 +190,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             train.whole = held_out.whole = step >= GROW
     write(trainer, WEIGHTS / "ovi_miniature.safetensors")
     lines = [json.loads(line) for line in (CACHE / "log.jsonl").read_text().splitlines()]
-    pictures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)
+    figures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)
 
 
 def write(trainer: Trainer, path: Path) -> None:
-    """The averaged weights as a file that Load Ovi Model opens."""
-    given = {"num_heads": CONFIG.num_heads, "text_len": CONFIG.text_len}
+    """Write the averaged weights to a file that Load Ovi Model opens."""
+    sizes = {"num_heads": CONFIG.num_heads, "text_len": CONFIG.text_len}
     weights = {name: tensor.half() for name, tensor in trainer.averaged.items()}
-    save_file(weights, path, metadata={METADATA_KEY: json.dumps(given)})
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(sizes)})
 
 
 if __name__ == "__main__":

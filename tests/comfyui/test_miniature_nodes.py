@@ -33,8 +33,8 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes):
     scene = world.scene(SEEDS[0])
     frames, wave = through_codecs(scene)
     (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
-    video = video_vae.encode(world.picture(scene))
-    audio = audio_vae.encode(world.sound(scene)[None, :, None])
+    video = video_vae.encode(world.frames(scene))
+    audio = audio_vae.encode(world.waveform(scene)[None, :, None])
     latent = {"samples": NestedTensor([video, audio])}
     for tile_size in (0, 64):
         inputs = {"vae": video_vae, "audio_vae": audio_vae, "fps": 24.0, "tile_size": tile_size}
@@ -42,7 +42,7 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes):
         torch.testing.assert_close(images, frames, atol=0.1 if tile_size else 1e-4, rtol=0)  # seams differ
         assert heard["sample_rate"] == world.RATE
         torch.testing.assert_close(heard["waveform"][0, 0], wave[: heard["waveform"].shape[-1]], atol=1e-5, rtol=0)
-    start = video_vae.encode(world.picture(scene)[:1])
+    start = video_vae.encode(world.frames(scene)[:1])
     torch.testing.assert_close(start[:, :, 0], video[:, :, 0], atol=1e-4, rtol=0)
 
 
@@ -57,41 +57,41 @@ def test_the_text_encoder_tells_the_captions_apart(nodes):
 
 def loaded(nodes):
     """The model and its text encoder."""
-    from bench import quality
+    from ovi import native
 
-    return quality.native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
+    return native.load([str(MODEL)]), nodes.OviMiniatureText.execute().args[0]
 
 
 def test_video_and_audio_meet(comfy, nodes):
     """In ten steps, for captions of scenes that were not trained on; without the fusion they meet by chance alone."""
     from bench import quality
+    from bench.rows import TO_AUDIO, TO_VIDEO, Row, cut, sampled
 
     scenes = [world.scene(world.HELD_OUT + i) for i in range(12)]
     model, clip = loaded(nodes)
-    both = ("a2v_cross_attn", "v2a_cross_attn")
-    rows = quality.Row("fused", steps=10), quality.Row("cut", steps=10, change=quality.cut(*both))
-    fused, cut = (quality.figures(scenes, *quality.sampled(model, row, scenes, clip, seed=0)) for row in rows)
+    rows = Row("fused", steps=10), Row("unfused", steps=10, change=cut(TO_VIDEO, TO_AUDIO))
+    fused, unfused = (quality.scores(scenes, *sampled(model, row, scenes, clip, seed=0)) for row in rows)
     assert fused["error_ms"] < 30
     assert fused["missed"] + fused["extra"] < 0.3
     assert fused["nearest_ms"] < fused["shuffled_ms"] / 3
     assert fused["colour"] >= 0.9
     assert fused["pitch"] >= 0.95
-    assert cut["nearest_ms"] > cut["shuffled_ms"] / 2
+    assert unfused["nearest_ms"] > unfused["shuffled_ms"] / 2
 
 
 @pytest.mark.parametrize("anchored", [True, False])
 def test_they_meet_in_later_context_windows(comfy, nodes, anchored):
     """Six seconds in windows of two: beyond the first window, too, a bell rings within a frame of its bounce."""
-    from bench import quality
+    from bench.rows import Row, sampled
 
     def change(model):
         return windowed(comfy, model, context_length=13, context_overlap=3, causal_window_fix=anchored)
 
-    (model, clip), row = loaded(nodes), quality.Row("in windows", steps=10, change=change)
+    (model, clip), row = loaded(nodes), Row("in windows", steps=10, change=change)
     distances = []
     for seed in range(3):
         scene = world.scene(world.HELD_OUT + seed)
-        (frames,), (wave,) = quality.sampled(model, row, [scene], clip, seed, frames=145)
+        (frames,), (wave,) = sampled(model, row, [scene], clip, seed, length=145)
         later = [time for time in measure.bounces(frames) if time > 2]
         distances += [b - a for a, b in measure.matched(later, measure.onsets(wave))]
     assert len(distances) > 6
@@ -111,7 +111,7 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
     distances = []
     for seed in SEEDS[:6]:
         scene = world.scene(seed)
-        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.picture(scene))
+        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
         (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
         conds = {"positive": prompt, "negative": prompt}
         (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
@@ -120,7 +120,7 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
         )
         seen, rung = measure.bounces(images), measure.onsets(heard["waveform"][0, 0])
         pairs = measure.matched(seen, rung)
-        assert not measure.alone(seen, {time for time, _ in pairs})
+        assert not measure.unpaired(seen, {time for time, _ in pairs})
         distances += [b - a for a, b in pairs]
     assert abs(median(distances)) < 0.02
     assert median(map(abs, distances)) < 0.03

@@ -37,7 +37,7 @@ def test_the_ball_bounces():
 def test_it_sounds_when_it_bounces_and_not_before():
     for scene in map(world.scene, SEEDS):
         first = int(scene.impacts()[0][0] * world.RATE)
-        sound = world.sound(scene)
+        sound = world.waveform(scene)
         assert not sound[:first].any()
         assert sound[first : first + 400].abs().max() > 0.1
 
@@ -73,8 +73,8 @@ def test_events_are_measured_through_the_codecs(decoded):
         times = [time for time, _ in scene.impacts()]
         for found in (measure.bounces(picture), measure.onsets(sound)):
             pairs = measure.matched(times, found)
-            assert not measure.alone(times, {time for time, _ in pairs})
-            assert not measure.alone(found, {time for _, time in pairs})
+            assert not measure.unpaired(times, {time for time, _ in pairs})
+            assert not measure.unpaired(found, {time for _, time in pairs})
             assert max(abs(a - b) for a, b in pairs) < 0.02
             assert median(abs(a - b) for a, b in pairs) < 0.01
         assert measure.colour(picture) == scene.colour
@@ -86,14 +86,14 @@ def test_matching():
     assert measure.matched([0.5, 1.0], [0.52, 0.95, 1.5]) == [(0.5, 0.52), (1.0, 0.95)]
     assert measure.matched([0.5, 0.54], [0.55]) == [(0.54, 0.55)]
     assert measure.matched([0.5], [0.7]) == []
-    assert measure.alone([0.5, 1.0, 1.5, 1.99], {1.0}) == 2
+    assert measure.unpaired([0.5, 1.0, 1.5, 1.99], {1.0}) == 2
 
 
 def test_shuffled_clips_are_at_chance(decoded):
     pictures, sounds = zip(*decoded.values(), strict=True)
     seen, heard = [measure.bounces(p) for p in pictures], [measure.onsets(s) for s in sounds]
-    assert measure.nearest(seen, heard) < 0.01
-    assert measure.nearest(seen, heard, 1) > 0.04
+    assert measure.nearest_distance(seen, heard) < 0.01
+    assert measure.nearest_distance(seen, heard, 1) > 0.04
 
 
 def test_training_begins_with_what_it_is_given():

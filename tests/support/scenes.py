@@ -10,6 +10,6 @@ SEEDS = range(world.HELD_OUT, world.HELD_OUT + 12)
 def through_codecs(scene):
     """Return a scene's frames [T, H, W, 3] and wave [samples], encoded and decoded."""
     video, audio = codecs.VideoCodec(), codecs.AudioCodec()
-    frames = 2 * world.picture(scene).movedim(-1, 0)[None] - 1
+    frames = 2 * world.frames(scene).movedim(-1, 0)[None] - 1
     decoded = video.decode(video.encode(frames))[0].movedim(0, -1) / 2 + 0.5
-    return decoded, audio.decode(audio.encode(world.sound(scene)[None]))[0]
+    return decoded, audio.decode(audio.encode(world.waveform(scene)[None]))[0]

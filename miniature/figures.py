@@ -1,4 +1,4 @@
-"""Pictures for the documentation: a clip on one page, and how training went."""
+"""Figures for the documentation: a clip on one page, and the course of training."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ LINES = ((30, 100, 200), (210, 70, 40), (40, 140, 60))
 HEIGHT, MARGIN = 260, 44
 
 
-def clip(pictures: Tensor, sound: Tensor, every: int = 3, zoom: int = 2) -> Image.Image:
-    """Frames [T, H, W, 3] of a clip above the spectrogram of its sound [samples], both in time, with the events marked.
+def clip(frames: Tensor, waveform: Tensor, every: int = 3, zoom: int = 2) -> Image.Image:
+    """Draw frames [T, H, W, 3] of a clip above the spectrogram of its waveform [samples], on one time axis.
 
-    A frame's middle stands at its time. Lines through both: the ball bounces. Ticks below: something begins to sound.
+    A frame's middle stands at its time. Lines through both mark bounces, ticks below mark onsets.
     """
-    shown = pictures[::every, :, world.LEFT - 4 : world.RIGHT + 4].clamp(0, 1).mul(255).round().byte().numpy()
-    frames = Image.fromarray(np.concatenate(list(shown), axis=1))
-    frames = frames.resize((frames.width * zoom, frames.height * zoom), Image.Resampling.BICUBIC)
+    shown = frames[::every, :, world.LEFT - 4 : world.RIGHT + 4].clamp(0, 1).mul(255).round().byte().numpy()
+    strip = Image.fromarray(np.concatenate(list(shown), axis=1))
+    strip = strip.resize((strip.width * zoom, strip.height * zoom), Image.Resampling.BICUBIC)
     seconds = len(shown) * every / world.FPS
-    begin = every / 2 / world.FPS  # of the page before the clip
+    begin = every / 2 / world.FPS  # seconds on the page before the clip begins
     lead, samples = round(begin * world.RATE), round(seconds * world.RATE)
-    heard = spectrogram(F.pad(sound, (lead, samples - lead - len(sound)))[None, None], world.RATE)[0]
+    spectrum = spectrogram(F.pad(waveform, (lead, samples - lead - len(waveform)))[None, None], world.RATE)[0]
     height = 96 * zoom
-    page = Image.new("RGB", (frames.width, frames.height + height + 12), PAPER)
-    page.paste(frames, (0, 0))
-    drawn = Image.fromarray(heard.mul(255).byte().numpy()).resize((frames.width, height))
-    page.paste(drawn, (0, frames.height))
+    page = Image.new("RGB", (strip.width, strip.height + height + 12), PAPER)
+    page.paste(strip, (0, 0))
+    drawn = Image.fromarray(spectrum.mul(255).byte().numpy()).resize((strip.width, height))
+    page.paste(drawn, (0, strip.height))
     pen = ImageDraw.Draw(page)
-    for time in measure.bounces(pictures):
+    for time in measure.bounces(frames):
         x = (time + begin) / seconds * page.width
         pen.line([(x, 0), (x, page.height - 12)], fill=MARK)
-    for time in measure.onsets(sound):
+    for time in measure.onsets(waveform):
         x = (time + begin) / seconds * page.width
         pen.line([(x, page.height - 10), (x, page.height)], fill=INK, width=3)
     return page
 
 
 def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str]) -> Image.Image:
-    """Lines of a training log over the steps, from 0."""
+    """Plot values of a training log over the steps, from 0."""
     top = max(line[name] for line in log for name in names)
     page = Image.new("RGB", (420, HEIGHT), PAPER)
     pen = ImageDraw.Draw(page)
@@ -70,7 +70,7 @@ def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str])
 
 
 def training(log: Sequence[Mapping[str, float]]) -> Image.Image:
-    """Losses, and the own/other gap: how much worse the audio's loss is with the video of another clip."""
+    """Plot the losses, and the own/other gap: how much larger the audio's loss is with the video of another clip."""
     pages = [
         curves(log, "loss", ["video", "audio"]),
         curves(log, "own/other gap, at sigmas of video and audio", [name for name in log[0] if name.startswith("gap")]),

@@ -1,0 +1,133 @@
+"""The rows of the quality table: how the miniature is sampled in each, on ComfyUI.
+
+Importing this imports ComfyUI, which must be on the path by then (`bench.comfyui.start`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.nested_tensor import NestedTensor
+from comfy_extras.nodes_easycache import EasyCacheNode
+from torch import Tensor
+
+from miniature import nodes, world
+from ovi import geometry, native, sampling
+from ovi.tools import convert
+
+STEPS, GUIDED, SHIFT = 20, 2.0, 5.0
+SAMPLERS = {"unipc": comfy.samplers.KSAMPLER(sampling.sample_unipc)}
+SAMPLERS |= {name: comfy.samplers.ksampler(core) for name, core in (("dpm++", "dpmpp_2m"), ("euler", "euler"))}
+TO_VIDEO, TO_AUDIO = "a2v_cross_attn", "v2a_cross_attn"  # the fusion's two directions, as ComfyUI's options name them
+
+Patcher = Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one row of the table is sampled."""
+
+    name: str
+    sampler: str = "unipc"
+    steps: int = STEPS
+    cfg: float = 1.0
+    skip_blocks: str = ""
+    change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
+
+
+def cut(*directions: str) -> Callable[[Patcher], Patcher]:
+    """Return a change that switches these directions of the fusion off."""
+
+    def change(model: Patcher) -> Patcher:
+        model = model.clone()
+        model.model_options["transformer_options"] |= dict.fromkeys(directions, False)
+        return model
+
+    return change
+
+
+def easycache(threshold: float) -> Callable[[Patcher], Patcher]:
+    """Return a change that adds core's EasyCache, with its default settings except for the threshold."""
+    return lambda model: EasyCacheNode.execute(model, threshold, 0.15, 0.95, False).args[0]
+
+
+def unscaled(path: Path) -> Callable[[Patcher], Patcher]:
+    """Return a change to the model in `path` with the audio's positions rotated as fast as the video's."""
+
+    def change(_: Patcher) -> Patcher:
+        model = native.load([str(path)])
+        tower = model.model.diffusion_model.audio_model
+        tower.config = dataclasses.replace(tower.config, audio_rope_scale=1.0)
+        return model
+
+    return change
+
+
+def fp8(path: Path) -> Callable[[Patcher], Patcher]:
+    """Return a change to the model in `path` converted to fp8."""
+
+    def change(_: Patcher) -> Patcher:
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            converted = Path(folder, "fp8.safetensors")
+            convert.run(convert.quantize(path, converted, convert.FORMATS["fp8"]), dry_run=False)
+            return native.load([str(converted)])
+
+    return change
+
+
+def rows(path: Path) -> list[Row]:
+    """Return the rows for the model in `path`; each changes one thing of the first."""
+    return [
+        Row("as shipped"),
+        Row("audio does not attend to video", change=cut(TO_AUDIO)),
+        Row("video does not attend to audio", change=cut(TO_VIDEO)),
+        Row("no fusion", change=cut(TO_VIDEO, TO_AUDIO)),
+        Row("audio RoPE unscaled", change=unscaled(path)),
+        Row("guidance", cfg=GUIDED),
+        Row("guidance, block 2 skipped", cfg=GUIDED, skip_blocks="2"),
+        Row("fp8", change=fp8(path)),
+        Row("EasyCache, threshold 0.2 (its default)", change=easycache(0.2)),
+        Row("EasyCache, threshold 0.4", change=easycache(0.4)),
+        *(Row(f"{name}, {steps} steps", name, steps) for name in SAMPLERS for steps in (4, 10, 30, 50)),
+    ]
+
+
+def sampled(
+    model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int, length: int = world.FRAMES
+) -> tuple[Tensor, Tensor]:
+    """Sample the scenes' captions: frames [N, length, H, W, 3] from 0 to 1, and waveforms [N, samples] at 16 kHz.
+
+    `clip` is ComfyUI's text encoder, `length` in frames.
+    """
+
+    def encoded(texts: Sequence[str]) -> list[list[Any]]:
+        tokens = [clip.tokenize(text, disable_weights=True) for text in texts]
+        return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
+
+    latents = geometry.video_latents(length), geometry.audio_latents(length)
+    video = torch.zeros(len(scenes), geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
+    empty = NestedTensor([video, torch.zeros(len(scenes), geometry.AUDIO_CHANNELS, latents[1])])
+    guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks))
+    guider.set_conds(encoded([scene.caption for scene in scenes]), encoded([""] * len(scenes)))
+    guider.set_cfg(row.cfg)
+    out = guider.sample(
+        comfy.sample.prepare_noise(empty, seed),
+        empty,
+        SAMPLERS[row.sampler],
+        sampling.flow_sigmas(row.steps, SHIFT, row.sampler),
+        seed=seed,
+        disable_pbar=True,
+    )
+    video, audio = out.unbind()
+    frames = nodes.VideoModel().decode(video).movedim(1, -1) / 2 + 0.5
+    return frames, nodes.AudioModel().decode(audio)[:, 0]
