@@ -13,9 +13,9 @@ import torch
 
 from bench import trace
 from ovi.config import OviConfig
-from ovi.tools.convert import MATRIX
 from ovi.memory import activation_bytes
 from ovi.model import OviModel
+from ovi.tools.convert import MATRIX
 
 CONFIG = OviConfig()
 CLIPS = [(704, 704, 121), (1280, 704, 121), (960, 960, 121), (1280, 704, 241), (960, 960, 241)]

@@ -24,8 +24,8 @@ from miniature import WEIGHTS, figures, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.initial import CONFIG, new_model
 from ovi.config import METADATA_KEY
-from ovi.model import OviModel
 from ovi.flow import Sample, Settings
+from ovi.model import OviModel
 from ovi.tools.train import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -79,7 +79,7 @@ class NativeOviModel(OviModel):
         """Predict the velocities of [video, audio], through the wrappers that nodes such as EasyCache add."""
         options = transformer_options or {}
         # EasyCache adds to its inputs in place; in float32 these are views of the sampler's own latent.
-        x = [part.clone() for part in x]
+        x = [None if part is None else part.clone() for part in x]
         return WrapperExecutor.new_class_executor(
             self._forward, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         ).execute(x, timestep, context, control, options, **kwargs)

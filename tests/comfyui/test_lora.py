@@ -201,7 +201,7 @@ def test_another_model_is_refused(comfy):
         model = object()
 
     with pytest.raises(ValueError, match="got object, but needs the MODEL of 'Load Ovi Model'"):
-        comfy.module("nodes.lora").apply(Patcher(), {}, 1.0, 1.0)
+        comfy.module("ovi.native.lora").apply(Patcher(), {}, 1.0, 1.0)
 
 
 def sample(comfy, model):

@@ -438,12 +438,12 @@ def test_torch_compile(comfy, model, loop):
     assert_equal(ksampler(comfy, compiled, prompts(loop), steps=2), expected, 5e-5)
 
 
-@pytest.mark.parametrize(("version", "decoder"), [((0, 27), None), ((0, 30), "lighttaew2_2")])
+@pytest.mark.parametrize(("version", "decoder"), [([0, 27], None), ([0, 30], "lighttaew2_2")])
 def test_small_decoders_of_previews(comfy, monkeypatch, version, decoder):
-    """An older ComfyUI hands them the packed latent, which they cannot read."""
-    native = comfy.module("ovi.native")
-    monkeypatch.setattr(native, "COMFYUI", version)
-    assert native.OviLatent().taesd_decoder_name == decoder
+    """An older ComfyUI passes them the packed latent, which they cannot read."""
+    latent = comfy.module("ovi.native.latent")
+    monkeypatch.setattr(latent, "COMFYUI", version)
+    assert latent.OviLatent().taesd_decoder_name == decoder
 
 
 def test_previews(comfy, model, loop, monkeypatch):

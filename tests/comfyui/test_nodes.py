@@ -70,7 +70,7 @@ def test_a_latent_says_which_checkpoints_it_suits(comfy, vae):
     for node, given in (("EmptyOviLatent", {}), ("OviImageToVideo", image)):
         (text,) = comfy.node[node].execute(**size, **given).ui.as_dict()["text"]
         assert len(text.split("\n")) == 3
-        assert "960x960_5s was trained at sizes such as 768x1184 and on up to 121 frames at most" in text
+        assert "960x960_5s was trained at sizes such as 768x1184 and on up to 121 frames" in text
 
 
 @pytest.mark.parametrize(
@@ -301,12 +301,12 @@ def test_the_sound_is_written_for_the_checkpoint(comfy, clip):
 
 
 def test_a_long_prompt_is_cut_as_published(comfy, clip):
-    """512 tokens are left, the end-of-text token the last; the node says how many were cut."""
+    """512 tokens are left, the end-of-text token the last; the node says how many were truncated."""
     positive, negative, text = encode(comfy, clip, "x " * 600, audio_negative="y " * 700)
     assert positive[0][0].shape == (1, 512, 64)
     assert negative[0][0].shape == (1, 512, 128)
     written = sum(token != 0 for token, _ in clip.tokenize(" ".join(["x"] * 600))["umt5xxl"][0])
-    assert f"{written} tokens: the last {written - 512} were cut" in text
+    assert f"{written} tokens, but Ovi reads 512: the last {written - 512} were truncated" in text
     assert "Audio negative" in text
     assert "Video negative" not in text
 

@@ -190,7 +190,11 @@ def test_other_files_are_named(keys, name):
             "The vocoder file has conv_post.weight_g of shape [1] instead of [1, 1, 1]",
         ),
         (without(as_merged(VAE), "data_std"), None, "The merged file's VAE lacks data_std; it must be "),
-        (without(as_merged(VAE), "conv_post.bias"), None, "The merged file's vocoder lacks conv_post.bias; it must be "),
+        (
+            without(as_merged(VAE), "conv_post.bias"),
+            None,
+            "The merged file's vocoder lacks conv_post.bias; it must be ",
+        ),
         (
             as_merged(VAE) | {"optimizer": ONE},
             None,

@@ -157,8 +157,14 @@ def bad(tmp_path, files):
         ("quantize model model --format fp8 --force", "model is given twice"),
         ("quantize model link --format fp8 --force", "link is given twice"),
         ("quantize nan out --format fp8", "blocks.2.ffn.2.weight is all zero, or holds NaN"),
-        ("audio-vae empty text out", "empty is neither a complete safetensors file nor a complete PyTorch file of tensors alone"),
-        ("audio-vae hostile text out", "hostile is neither a complete safetensors file nor a complete PyTorch file of tensors alone"),
+        (
+            "audio-vae empty text out",
+            "empty is neither a complete safetensors file nor a complete PyTorch file of tensors alone",
+        ),
+        (
+            "audio-vae hostile text out",
+            "hostile is neither a complete safetensors file nor a complete PyTorch file of tensors alone",
+        ),
         ("audio-vae truncated text out", "truncated is not a complete safetensors file"),
         ("audio-vae list text out", "list holds a list"),
         ("audio-vae model vae out", "The VAE file is an Ovi model"),

@@ -91,7 +91,7 @@ def test_audio_spans_cover_a_clip_without_gaps():
     assert spans[-1][1] >= geometry.audio_latents(121)
 
 
-FITS = "for this size and length."
+FITS = "at this size and length."
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ FITS = "for this size and length."
         ((1280, 704, 121), ["at sizes such as 960x544.", FITS, FITS]),
         (
             (960, 544, 241),
-            ["for 121 frames at most", "at sizes such as 1280x736 and on up to 121 frames", "at sizes"],
+            ["on up to 121 frames", "at sizes such as 1280x736 and on up to 121 frames", "at sizes"],
         ),
-        ((704, 1280, 241), ["at sizes such as 544x960 and on up to 121 frames", "for 121 frames at most, beyond", FITS]),
+        ((704, 1280, 241), ["at sizes such as 544x960 and on up to", "on up to 121 frames, beyond", FITS]),
         ((704, 704, 121), [FITS, "at sizes such as 960x960.", "at sizes such as 960x960."]),
     ],
 )

@@ -153,7 +153,9 @@ def test_killed_and_resumed(tmp_path, options):
 def test_state_that_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "state"
     trainer().save(path)
-    with pytest.raises(ValueError, match=r"was trained with another lr \(0.001\); use the same, or delete it to start again"):
+    with pytest.raises(
+        ValueError, match=r"was trained with another lr \(0.001\); use the same, or delete it to start again"
+    ):
         trainer(dataclasses.replace(SETTINGS, lr=1e-4)).resume(path)
     with pytest.raises(ValueError, match="is of a model of another size"):
         trainer(rank=4).resume(path)
