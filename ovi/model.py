@@ -168,10 +168,10 @@ class SelfAttention(nn.Module):
         """Rotate x [B, L, D] head by head."""
         return self.rotate(x.unflatten(2, (self.heads, -1)), table).flatten(2)
 
-    def forward(self, x: Tensor, table: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """x [B, L, D] → [B, L, D]."""
-        q = self.rotate_heads(self.norm_q(self.q(x)), table)
-        k = self.rotate_heads(self.norm_k(self.k(x)), table)
+    def forward(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
+        """x [B, L, D], with its tower's stream → [B, L, D]."""
+        q = self.rotate_heads(self.norm_q(self.q(x)), stream.rope)
+        k = self.rotate_heads(self.norm_k(self.k(x)), stream.rope)
         return self.o(self.attention(q, k, self.v(x), self.heads, transformer_options=options))
 
 
@@ -233,7 +233,7 @@ class Block(nn.Module):
     def attend_self(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
         """Add the gated self-attention to x [B, L, D]."""
         shift, scale, gate, *_ = self.modulation(stream.modulation)
-        return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), stream.rope, options), gate)
+        return add_gated(x, self.self_attn(modulate(self.norm1(x), shift, scale), stream, options), gate)
 
     def attend_cross(
         self, x: Tensor, stream: Stream, options: Mapping[str, Any], source: FusionSource | None

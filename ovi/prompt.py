@@ -64,7 +64,7 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
 def compose(scene: str, speech: str, sound: str, style: str) -> str:
     """Compose a prompt in the form that the checkpoint `style` was trained on.
 
-    `speech` has one line per turn, "who: words", which becomes "who says, <S>words<E>". Empty lines are skipped, and so
+    `speech` has one line per turn, "speaker: words", which becomes "speaker says, <S>words<E>". Empty lines are skipped, and so
     is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
     """
     turns = [_turn(line) for line in speech.splitlines() if line.strip()]
@@ -79,7 +79,7 @@ def _turn(line: str) -> str:
     line = re.sub("[:\uff1a]", ":", line, count=1)  # U+FF1A: the full-width colon
     who, _, words = (part.strip() for part in line.partition(":"))
     if not who or not words:
-        raise ValueError(f'The speech line "{line.strip()[:40]}" has no speaker or no words: write "who: words".')
+        raise ValueError(f'The speech line "{line.strip()[:40]}" has no speaker or no words: write "speaker: words".')
     return f"{who} says, <S>{words}<E>"
 
 

@@ -44,8 +44,8 @@ def test_the_next_clip_begins_with_the_end_of_the_last(comfy, model, loop, monke
     assert shared == 5
     assert shown[:3] == [
         "Overlap: 5 frames; 8 are added, 0.33 s",
-        "Picture: kept are frames 1 to 5 of 13",
-        "Sound: kept are seconds 0.00 to 0.16 of 0.54",
+        "Video: frames 1 to 5 of 13 are preserved",
+        "Audio: seconds 0.00 to 0.16 of 0.54 are preserved",
     ]
     given = latent["samples"].unbind()
     end = audio["waveform"][..., round(25 / 24 * RATE) : round((30 / 24 - 0.032) * RATE)]
@@ -62,7 +62,7 @@ def test_the_next_clip_begins_with_the_end_of_the_last(comfy, model, loop, monke
 def test_a_sound_that_ended_before_the_overlap_is_not_kept(comfy):
     latent, _, shown = go_on(comfy, video(random_frames(30), tone(1.05)))
     assert latent["noise_mask"].unbind()[1].all()
-    assert shown[2] == "Sound: kept are no seconds of 0.54"
+    assert shown[2] == "Audio: all 0.54 seconds are generated"
 
 
 def test_what_ovi_decode_fills_up_is_not_kept(comfy):
@@ -114,7 +114,7 @@ def test_clips_without_tone(comfy):
     """Their picture alone is kept and joined."""
     latent, _, shown = go_on(comfy, video(random_frames(9)))
     assert latent["noise_mask"].unbind()[1].all()
-    assert shown[2] == "Sound: kept are no seconds of 0.54"
+    assert shown[2] == "Audio: all 0.54 seconds are generated"
     assert joined(comfy, video(random_frames(9)), video(random_frames(9)), overlap=5).audio is None
 
 

@@ -198,6 +198,60 @@ def custom(comfy, guider, sampler, sigmas, latent=None, seed=7, noise_node="Rand
     return [out["samples"].unbind() for out in outs]
 
 
+@pytest.fixture
+def embedded(model):
+    """A list that grows by one entry each time a tower of the golden model embeds a text."""
+    network, calls = model.model.diffusion_model, []
+    towers = network.video_model, network.audio_model
+    handles = [tower.text_embedding.register_forward_hook(lambda *_: calls.append(1)) for tower in towers]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def test_texts_are_embedded_once_per_prompt(comfy, model, loop, embedded):
+    """Positive and negative by each tower, however many steps follow."""
+    ksampler(comfy, guide(comfy, model), prompts(loop), steps=4)
+    assert len(embedded) == 4
+
+
+def test_a_hooked_lora_changes_the_embedding_of_texts(comfy, model, loop, embedded):
+    """Hooks patch weights within the run, so every step embeds the texts: the same as with the LoRA on the model."""
+    from comfy import hooks, sd
+
+    weight = model.model.diffusion_model.video_model.text_embedding[0].weight
+    change = 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    lora = {"diffusion_model.video_model.text_embedding.0.diff": change}
+    hooked = [hooks.set_hooks_for_conditioning(cond, hooks.create_hook_lora(lora, 1.0, 0.0)) for cond in prompts(loop)]
+    got = ksampler(comfy, model, hooked, steps=2)
+    assert len(embedded) > 4
+    patched, _ = sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
+    assert_equal(got, ksampler(comfy, patched, prompts(loop), steps=2), 1e-5)
+    assert not torch.allclose(got[0], ksampler(comfy, model, prompts(loop), steps=2)[0], atol=1e-2)
+
+
+def test_training_changes_the_embedding_of_texts(comfy, model, loop, embedded, monkeypatch):
+    """ComfyUI's own training takes gradients through it in every step."""
+    from comfy import model_management
+
+    expected = ksampler(comfy, model, prompts(loop), steps=2)
+    embedded.clear()
+    monkeypatch.setattr(model_management, "in_training", True)
+    assert_equal(ksampler(comfy, model, prompts(loop), steps=2), expected, 1e-6)
+    assert len(embedded) == 2 * 2 * 1 * 2 // 2
+
+
+def test_one_tower_alone(model, x):
+    """As `bench` runs it beside ComfyUI's Wan."""
+    (video, audio), timestep, text = x
+    for latents in ([video, None], [None, audio]):
+        got = model.model.diffusion_model(latents, timestep, text, audio_context=text)
+        expected = golden_model.load()(latents, timestep, text)
+        for one, other in zip(got, expected, strict=True):
+            assert (one is None) == (other is None)
+            assert one is None or torch.allclose(one, other, atol=1e-5)
+
+
 def cfg_guider(comfy, model, conds, cfg=4.0):
     (guider,) = comfy.run("CFGGuider", model=model, positive=conds[0], negative=conds[1], cfg=cfg)
     return guider
@@ -570,6 +624,16 @@ def test_context_windows_cut_the_masks(comfy, model, loop, monkeypatch):
     of_video, of_audio = zip(*spy.seen, strict=True)
     assert [int((t == 0).sum()) for t in of_video] == [1] + [0] * (len(of_video) - 1)
     assert [int((t == 0).sum()) for t in of_audio] == [0] * (len(of_audio) - 1) + [1]
+
+
+def test_memory_outside_a_run_counts_everything_as_video(comfy, model, loop, monkeypatch):
+    """No node has sampled yet: the estimate is near that within a run, and not an error."""
+    ksampler(comfy, model, prompts(loop), steps=1)
+    whole = sum(math.prod(shape[1:]) for shape in SHAPES)
+    within = model.model.memory_required([1, 1, whole])
+    monkeypatch.setattr(model.model.latent_format, "shapes", None)
+    assert model.model.memory_required([1, 1, whole]) == pytest.approx(within, rel=0.5)
+    assert model.model.memory_required([2, 1, whole]) > 1.5 * model.model.memory_required([1, 1, whole])
 
 
 def test_memory_follows_the_tokens(comfy, model, loop):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from support import tiny
 
@@ -241,6 +242,19 @@ def test_one_vae_decodes_one_modality(comfy, vae):
         decode(comfy, empty(comfy))
 
 
+def test_a_wrong_vae_is_refused_before_anything_is_decoded(comfy, vae):
+    """Either of the two: decoding may take minutes."""
+
+    class Untouched(ToneVAE):
+        def decode(self, latent):
+            raise AssertionError("decoded")
+
+    with pytest.raises(ValueError, match="The video VAE given is a video VAE of 16 channels"):
+        decode(comfy, empty(comfy), vae=OtherVAE(3, 16), audio_vae=Untouched())
+    with pytest.raises(ValueError, match="The audio VAE given is"):
+        decode(comfy, empty(comfy), vae=TileSpy(), audio_vae=OtherVAE(1, 64))
+
+
 def test_decode_refuses_a_plain_latent(comfy, vae):
     with pytest.raises(ValueError, match="joint latent"):
         decode(comfy, {"samples": torch.zeros(1, 48, 3, 6, 4)}, vae=vae)
@@ -309,6 +323,19 @@ def test_a_long_prompt_is_cut_as_published(comfy, clip):
     assert f"{written} tokens, but Ovi reads 512: the last {written - 512} were truncated" in text
     assert "Audio negative" in text
     assert "Video negative" not in text
+
+
+def test_an_embedding_counts_as_its_vectors(comfy, clip, tmp_path, monkeypatch):
+    """`embedding:NAME` puts vectors among the tokens, which are never padding, not even where they are zero."""
+    save_file({"umt5xxl": torch.zeros(3, 64)}, tmp_path / "style.safetensors")
+    tokenizer = clip.tokenizer.umt5xxl
+    monkeypatch.setattr(tokenizer, "embedding_directory", [str(tmp_path)])
+    monkeypatch.setattr(tokenizer, "embedding_size", 64)
+    plain = encode(comfy, clip, "a ball")[2]
+    positive, _, text = encode(comfy, clip, "a ball embedding:style")
+    count = int(plain.removeprefix("Prompt: ").split()[0])
+    assert text.startswith(f"Prompt: {count + 3} of 512 tokens")
+    torch.testing.assert_close(positive[0][0], core_encode(comfy, clip, "a ball embedding:style"))
 
 
 def test_unclosed_speech_is_refused(comfy, clip):

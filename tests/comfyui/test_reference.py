@@ -1,4 +1,4 @@
-"""Ovi Reference: what is given is encoded where it belongs and kept, and the rest is made to go with it."""
+"""Ovi Reference and Ovi Remake: what is connected is encoded and preserved, the rest is generated to match."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from ovi import geometry, reference
+from ovi import geometry, media
 from support.media import BlockVAE, WindowVAE, random_frames, tone
 from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
 
@@ -43,23 +43,23 @@ MODES = {  # inputs, and the masks that they give
     ),
     "video to audio": ({"video": random_frames(13)}, ([0] * 4, MADE[1])),
     "audio to video": ({"audio": AUDIO}, (MADE[0], [0] * 17)),
-    "image and sound": ({"start_image": random_frames(1), "audio": AUDIO}, ([0, 1, 1, 1], [0] * 17)),
+    "image and audio": ({"start_image": random_frames(1), "audio": AUDIO}, ([0, 1, 1, 1], [0] * 17)),
     "voice carried on": ({"audio": AUDIO, "keep_seconds": 0.2}, (MADE[0], [0] * 6 + [1] * 11)),
     "video carried on": ({"video": random_frames(13), "keep_frames": 6}, ([0, 0, 1, 1], MADE[1])),
     "to an end image": ({"video": random_frames(5), "end_image": random_frames(1, seed=1)}, ([0, 0, 1, 0], MADE[1])),
-    "picture remade": (
-        {"video": random_frames(13), "remake": "picture", "remake_start": 0.05, "remake_end": 0.2},
+    "video regenerated": (
+        {"video": random_frames(13), "remake": "video", "remake_start": 0.05, "remake_end": 0.2},
         ([0, 1, 0, 0], MADE[1]),
     ),
-    "sound remade": (
-        {"video": random_frames(13), "audio": AUDIO, "remake": "sound", "remake_start": 0.1, "remake_end": 0.2},
+    "audio regenerated": (
+        {"video": random_frames(13), "audio": AUDIO, "remake": "audio", "remake_start": 0.1, "remake_end": 0.2},
         ([0] * 4, [0] * 3 + [1] * 4 + [0] * 10),
     ),
-    "both remade": (
+    "both regenerated": (
         {
             "video": random_frames(13),
             "audio": AUDIO,
-            "remake": "picture and sound",
+            "remake": "both",
             "remake_start": 0.1,
             "remake_end": 0.0,
         },
@@ -69,7 +69,7 @@ MODES = {  # inputs, and the masks that they give
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_kept_comes_back_and_has_timestep_0(comfy, model, loop, monkeypatch, mode):
+def test_what_is_preserved_comes_back_and_has_timestep_0(comfy, model, loop, monkeypatch, mode):
     """In latents to 1e-5; the model sees timestep 0 exactly where a latent is kept, and the step's elsewhere."""
     inputs, expected = MODES[mode]
     latent, masks, _ = refer(comfy, **inputs)
@@ -96,7 +96,7 @@ def test_what_is_kept_comes_back_and_has_timestep_0(comfy, model, loop, monkeypa
         ({"video": random_frames(13)}, {"video": random_frames(13, seed=1)}),
     ],
 )
-def test_the_kept_modality_changes_the_made_one(comfy, model, loop, one, other):
+def test_the_preserved_modality_changes_the_generated_one(comfy, model, loop, one, other):
     def run(given):
         made = ksampler(comfy, guide(comfy, model), prompts(loop), refer(comfy, **given)[0], steps=2)
         return made[0 if "audio" in given else 1]
@@ -107,13 +107,13 @@ def test_the_kept_modality_changes_the_made_one(comfy, model, loop, one, other):
 @pytest.mark.parametrize(
     ("inputs", "masks"),
     [
-        (("sound", 0.0, 0.0), ([0] * 4, [1] * 17)),
-        (("picture", 0.0, 0.0), ([1] * 4, [0] * 17)),
-        (("picture", 0.3, 0.4), ([0, 0, 1, 1], [0] * 17)),
-        (("picture and sound", 0.1, 0.2), ([0, 1, 0, 0], [0] * 3 + [1] * 4 + [0] * 10)),
+        (("audio", 0.0, 0.0), ([0] * 4, [1] * 17)),
+        (("video", 0.0, 0.0), ([1] * 4, [0] * 17)),
+        (("video", 0.3, 0.4), ([0, 0, 1, 1], [0] * 17)),
+        (("both", 0.1, 0.2), ([0, 1, 0, 0], [0] * 3 + [1] * 4 + [0] * 10)),
     ],
 )
-def test_a_part_of_a_finished_clip_is_made_anew(comfy, model, loop, inputs, masks):
+def test_a_part_of_a_finished_clip_is_regenerated(comfy, model, loop, inputs, masks):
     """Whatever mask it was made with; the rest comes back to 1e-5 though the noise is another."""
     clip, *_ = refer(comfy, start_image=random_frames(1))
     clip["samples"] = type(clip["samples"])(ksampler(comfy, guide(comfy, model), prompts(loop), clip, steps=2))
@@ -129,11 +129,11 @@ def test_a_part_of_a_finished_clip_is_made_anew(comfy, model, loop, inputs, mask
 def test_remake_refuses_what_is_no_clip_and_no_time(comfy):
     with pytest.raises(ValueError, match="joint latent"):
         comfy.run(
-            "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="sound", remake_start=0.0, remake_end=0.0
+            "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="audio", remake_start=0.0, remake_end=0.0
         )
     clip, *_ = refer(comfy, video=random_frames(13))
     with pytest.raises(ValueError, match=r"begins at 2\.00 s, but ends at 0\.54 s"):
-        comfy.run("OviRemake", samples=clip, remake="sound", remake_start=2.0, remake_end=3.0)
+        comfy.run("OviRemake", samples=clip, remake="audio", remake_start=2.0, remake_end=3.0)
 
 
 # Images and videos
@@ -155,20 +155,20 @@ def test_images_come_back_at_their_ends(comfy):
         (5, 24.0, 5, []),
         (12, 24.0, 9, []),
         (500, 24.0, 13, ["The video has 500 frames: the first 13 are used"]),
-        (500, 23.976, 13, ["500 frames at 23.976 per second are shown as 501 at 24", "first 13"]),
-        (10, 25.0, 9, ["10 frames at 25 per second are shown as 10 at 24"]),
-        (10, 30.0, 5, ["shown as 8 at 24"]),
-        (20, 60.0, 5, ["shown as 8 at 24"]),
+        (500, 23.976, 13, ["500 frames at 23.976 fps are used as 501 at 24 fps", "first 13"]),
+        (10, 25.0, 9, ["10 frames at 25 fps are used as 10 at 24 fps"]),
+        (10, 30.0, 5, ["used as 8 at 24 fps"]),
+        (20, 60.0, 5, ["used as 8 at 24 fps"]),
     ],
 )
 def test_videos_in_the_wild(comfy, count, fps, kept, said):
     video = random_frames(count)
     latent, (mask, _), shown = refer(comfy, video=video, fps=fps)
     assert geometry.frames(mask.count(0)) == kept
-    assert shown[0] == f"Picture: kept are frames 1 to {kept} of 13"
+    assert shown[0] == f"Video: frames 1 to {kept} of 13 are preserved"
     assert len(shown) == 2 + len(said)
     assert all(words in line for words, line in zip(said, shown[2:], strict=True))
-    used = video[reference.retimed(count, fps)[:kept]]
+    used = video[media.retimed(count, fps)[:kept]]
     assert_equal([latent["samples"].unbind()[0][:, :, : mask.count(0)]], [BlockVAE().encode(used)], 1e-6)
 
 
@@ -190,7 +190,7 @@ def test_frames_of_another_size_are_fitted_like_images(comfy):
 def test_sounds_in_the_wild(comfy, rate, channels, seconds, kept):
     latent, (_, mask), shown = refer(comfy, audio=tone(seconds, rate, channels))
     assert mask == [0] * kept + [1] * (17 - kept)
-    assert shown[1] == f"Sound: kept are seconds 0.00 to {kept / 31.25:.2f} of 0.54"
+    assert shown[1] == f"Audio: seconds 0.00 to {kept / 31.25:.2f} of 0.54 are preserved"
     assert shown[2:] == ([] if seconds < 1 else ["The audio lasts 60.00 s: the first 0.54 s are used"])
     audio = latent["samples"].unbind()[1]
     plain = refer(comfy, audio=tone(seconds))[0]["samples"].unbind()[1]
@@ -200,7 +200,7 @@ def test_sounds_in_the_wild(comfy, rate, channels, seconds, kept):
 
 def test_silence_is_a_sound_and_clipping_is_said(comfy):
     assert refer(comfy, audio=tone(0.54, amplitude=0.0))[1][1] == [0] * 16 + [1]
-    for amplitude, said in ((1.0, []), (3.2, ["The audio peaks at 3.20: what is beyond 1 is clipped"])):
+    for amplitude, said in ((1.0, []), (3.2, ["The audio peaks at 3.20: everything beyond 1 is clipped"])):
         assert refer(comfy, audio=tone(0.54, amplitude=amplitude))[2][2:] == said
 
 
@@ -210,12 +210,12 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, "nothing to keep"),
-        ({"start_image": random_frames(1), "vae": None}, "a picture but no VAE"),
+        ({}, "nothing to preserve"),
+        ({"start_image": random_frames(1), "vae": None}, "images but no VAE"),
         ({"audio": AUDIO, "audio_vae": None}, "audio but no VAE"),
         ({"start_image": random_frames(1), "vae": WindowVAE()}, "video VAE given is an audio VAE"),
         ({"audio": AUDIO, "audio_vae": BlockVAE()}, "audio VAE given is a video VAE"),
-        ({"start_image": random_frames(1), "video": random_frames(5)}, "which both begin the clip"),
+        ({"start_image": random_frames(1), "video": random_frames(5)}, "the clip can start with only one"),
         ({"start_image": random_frames(2)}, "start image must be one image, got a batch of 2"),
         ({"end_image": random_frames(2)}, "end image must be one image, got a batch of 2"),
         ({"end_image": random_frames(1), "length": 1}, "no room for an end image"),
@@ -227,13 +227,14 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
             {"video": random_frames(50), "fps": 60.0, "keep_frames": 21},
             "keep_frames is 21, but the video has 20 frames",
         ),
+        ({"audio": AUDIO, "keep_seconds": 0.03}, "keep_seconds is 0.03, but an audio latent lasts 0.032 s"),
         ({"audio": AUDIO, "keep_seconds": 3.0}, "keep_seconds is 3.00, but the audio lasts 2.00 s"),
-        ({"audio": AUDIO, "remake": "sound", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
+        ({"audio": AUDIO, "remake": "audio", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
         (
-            {"audio": AUDIO, "remake": "sound", "remake_start": 0.6},
+            {"audio": AUDIO, "remake": "audio", "remake_start": 0.6},
             "at 0.60 s, but ends at 0.54 s",
         ),
-        ({"audio": AUDIO, "length": 12}, "take 9 or 13"),
+        ({"audio": AUDIO, "length": 12}, "use 9 or 13"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):

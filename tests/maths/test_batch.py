@@ -45,7 +45,7 @@ def test_every_image_of_a_workflow_is_checked_and_uploaded(tmp_path):
     workflow = prompt("ovi_text_to_video") | loaders
     (row,) = batch.read(write(tmp_path, {"16.image": "first.png", "17.image": "last.png"}), workflow)
     assert row.uploads() == [("16", "first.png", b"first"), ("17", "last.png", b"last")]
-    with pytest.raises(ValueError, match="Row 0001: there is no image .*lost.png"):
+    with pytest.raises(ValueError, match=r"Row 0001: there is no image .*lost\.png"):
         batch.read(write(tmp_path, {"16.image": "lost.png"}), workflow)
 
 
