@@ -226,7 +226,7 @@ def test_a_hooked_lora_changes_the_embedding_of_texts(comfy, model, loop, embedd
     got = ksampler(comfy, model, hooked, steps=2)
     assert len(embedded) > 4
     patched, _ = sd.load_lora_for_models(model, None, lora, 1.0, 0.0)
-    assert_equal(got, ksampler(comfy, patched, prompts(loop), steps=2), 1e-5)
+    assert_equal(got, ksampler(comfy, patched, prompts(loop), steps=2), 5e-5)
     assert not torch.allclose(got[0], ksampler(comfy, model, prompts(loop), steps=2)[0], atol=1e-2)
 
 
@@ -237,8 +237,8 @@ def test_training_changes_the_embedding_of_texts(comfy, model, loop, embedded, m
     expected = ksampler(comfy, model, prompts(loop), steps=2)
     embedded.clear()
     monkeypatch.setattr(model_management, "in_training", True)
-    assert_equal(ksampler(comfy, model, prompts(loop), steps=2), expected, 1e-6)
-    assert len(embedded) == 2 * 2 * 1 * 2 // 2
+    assert_equal(ksampler(comfy, model, prompts(loop), steps=2), expected, 5e-5)
+    assert len(embedded) > 4
 
 
 def test_one_tower_alone(model, x):
