@@ -139,7 +139,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff, a check of GitHub's workflows, and mypy on authoring and the pack, the latter under an importable name."""
+    """Run ruff, a check of GitHub's workflows, and mypy on authoring and, under an importable name, the pack."""
     environment(session)
     session.run(PYTHON, "-m", "ruff", "check", external=True)
     session.run(PYTHON, "-m", "ruff", "format", "--check", external=True)
