@@ -68,7 +68,7 @@ PLACES = {
     "CreateVideo": (1890, 760, 210, 102),
     "SaveVideo": (2150, 760, 400, 400),
 }
-OTHER_PLACES = {
+OTHER_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
     "ovi_image_to_video": {
         "VAELoader": (0, 810, 340, 58),
         "LoadImage": (490, 950, 280, 300),
@@ -114,7 +114,7 @@ OTHER_PLACES = {
     },
     "ovi_context_windows": {
         "ContextWindowsManual": (860, 0, 340, 350),
-        **{node: (left + 400, *rest) for node, (left, *rest) in PLACES.items() if left >= 860},
+        **{node: (x + 400, y, width, height) for node, (x, y, width, height) in PLACES.items() if x >= 860},
     },
     "ovi_upscale_48fps": {
         "UpscaleModelLoader": (1600, 420, 270, 58),
@@ -243,7 +243,9 @@ schedule again. A mask preserves the audio.
 }
 
 
-BLUEPRINTS = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
+BLUEPRINTS: dict[
+    str, dict[str, Any]
+] = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
     "Text to Video (Ovi)": {
         "workflow": "ovi_text_to_video",
         "outside": ["SaveVideo"],

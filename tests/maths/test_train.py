@@ -1,4 +1,4 @@
-"""Training on the golden model: objective, gradients, going on after a kill, LoRAs, the command line."""
+"""Training on the golden model: objective, gradients, resuming after a kill, LoRAs, the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
 
 
 def test_objective():
-    """x = x0 + sigma velocity for each part, sigma = timestep / 1000; a given first frame is clean and not counted."""
+    """x = x0 + sigma velocity for each part, sigma = timestep / 1000; a clean first frame is not counted."""
     every = dataclasses.replace(SETTINGS, first_frame=1.0, text_dropout=0.0)
     got = batch(every)
     x0 = [torch.stack([clip.video for clip in clips(2)]), torch.stack([clip.audio for clip in clips(2)])]
@@ -85,11 +85,11 @@ def test_all_text_can_be_dropped():
         assert sorted(row.any(-1).sum().item() for row in got.context) == expected
 
 
-def test_a_picture_is_not_given_away():
+def test_a_single_frame_is_not_given_away():
     """The one frame of a clip stays to be learned."""
-    picture = Sample(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
+    still = Sample(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
     every = dataclasses.replace(SETTINGS, first_frame=1.0)
-    assert flow.noised([picture], EMPTY, every, torch.Generator()).counts.all()
+    assert flow.noised([still], EMPTY, every, torch.Generator()).counts.all()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -225,7 +225,7 @@ def test_whole_model(folder):
 
 @pytest.mark.parametrize("options", [[], ["--float32"]])
 def test_loras_on_16_bits(folder, options):
-    """The published files are bfloat16; what is not trained stays so, or is computed in float32."""
+    """The release's files are bfloat16; what is not trained stays so, or is computed in float32."""
     store(folder, torch.bfloat16)
     assert train(folder, "--steps", "2", "--rank", "2", *options) == 0
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "out.safetensors").values())
