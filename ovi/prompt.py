@@ -64,8 +64,8 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
 def compose(scene: str, speech: str, sound: str, style: str) -> str:
     """Compose a prompt in the form that the checkpoint `style` was trained on.
 
-    `speech` has one line per turn, "speaker: words", which becomes "speaker says, <S>words<E>". Empty lines are skipped, and so
-    is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
+    `speech` has one line per turn, "speaker: words", which becomes "speaker says, <S>words<E>". Empty lines are
+    skipped, and so is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
     """
     turns = [_turn(line) for line in speech.splitlines() if line.strip()]
     seen_and_said = " ".join(filter(None, [scene.strip(), *turns]))

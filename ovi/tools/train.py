@@ -194,7 +194,7 @@ class Folder:
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
     """Load an Ovi model from one file with both towers, or from two with one each; return it and the files' metadata.
 
-    Raises ValueError where the files are not a complete, sound Ovi model in 16 or 32 bits.
+    Raises ValueError where the files are not a complete, valid Ovi model in 16 or 32 bits.
     """
     sd, metadata, config = checkpoint.assemble(read_safetensors(path) for path in paths)
     if checkpoint.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):

@@ -67,7 +67,19 @@ def test_nothing_points_to_this_machine():
         assert set(re.findall(r"https?://([\w.-]+)", text)) <= PUBLIC_HOSTS, relative(path)
 
 
-ALLOWED: dict[str, list[str]] = {}  # by file: the phrases that mean a still picture or a sound as such
+ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such; Ovi Prompt has an input `sound`
+    "locales/en/nodeDefs.json": ["scene, speech and sound", '"sound"'],
+    "nodes/prompt.py": [
+        "The sea sounds",
+        "scene, speech and sound",
+        "scene, speech, sound",
+        '"sound"',
+        "SOUND",
+        "sound: str",
+    ],
+    "nodes/text.py": ["The sea sounds"],
+    "ovi/prompt.py": ["`sound`", "sound: str", "sound.strip()"],
+}
 
 
 def test_words_are_the_host_s():
