@@ -187,7 +187,7 @@ def vocoder_shapes() -> Shapes:
 
 
 def lowpass_filter() -> Tensor:
-    """Return the vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25 in a Kaiser window of half width 0.3."""
+    """Return the vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25, Kaiser window of half width 0.3."""
     half = FILTER_TAPS // 2
     attenuation = 2.285 * (half - 1) * math.pi * (4 * 0.3) + 7.95  # dB; above 50, where Kaiser's beta is linear in it
     window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7))

@@ -55,7 +55,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def _axis(positions: int, channels: int, like: Tensor, scale: float = 1.0, start: float = 0.0) -> Tensor:
-    """Return the rotation matrices [positions, channels / 2, 2, 2] of an axis: position * scale * THETA^(-2j / channels)."""
+    """Return rotations [positions, channels / 2, 2, 2] of an axis: position * scale * THETA^(-2j / channels)."""
     frequencies = scale * THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
     angles = torch.outer(start + torch.arange(positions, dtype=torch.float64), frequencies)
     cos, sin = angles.cos(), angles.sin()
