@@ -86,7 +86,7 @@ class Names:
         rest = _TOWER.sub("", prefix)
         joined = rest.rpartition(".")[2]
         if len(towers) > 1 or _OTHER.search(rest) or not (towers or _JOINED.fullmatch(joined)):
-            raise ValueError(f"no layer of Ovi's begins after {prefix}")
+            raise ValueError(f"unknown prefix {prefix}")
         weight = self._weights.get(next(iter(towers), VIDEO) + match[1].replace(".", "_"))
         if weight is None:
             raise ValueError(NO_LAYER)

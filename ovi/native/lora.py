@@ -32,7 +32,7 @@ MAGNITUDE = "PEFT's DoRA divides by another norm than ComfyUI's"
 SIZE = "not the size of Ovi's layer"
 ZERO = "all zeros or empty, changes nothing"
 OUT_OF_REACH = "ComfyUI lets no LoRA change this weight"
-ADVICE = "choose a LoRA that was trained on Wan 2.2 5B or Ovi; docs/lora.md lists the names that are read"
+ADVICE = "choose a LoRA that was trained on Wan 2.2 5B or Ovi; docs/lora.md lists the names that are read and how to rename others"
 
 Group = dict[str, tuple[str, Tensor]]  # the tensors for one weight, by the end of their names, with their keys
 
@@ -130,9 +130,10 @@ def _sort(names: Names, key: Any, value: Any, groups: dict[str, Group]) -> str |
 def _convert_bias(group: Group) -> None:
     """Turn PEFT's bias of a pair, added before the pair is scaled, into a difference of the layer's bias, in place."""
     for end, down in ((".lora_B.bias", ".lora_A.weight"), (".lora_up.bias", ".lora_down.weight")):
-        if end in group and ".diff_b" not in group and down in group and len(group[down][1]):
+        rank = group[down][1].shape[:1].numel() if down in group else 0
+        if rank and end in group and ".diff_b" not in group:
             key, bias = group.pop(end)
-            scale = group[".alpha"][1].item() / len(group[down][1]) if ".alpha" in group else 1.0
+            scale = group[".alpha"][1].item() / rank if ".alpha" in group else 1.0
             group[".diff_b"] = key, bias.float() * scale
 
 
@@ -212,13 +213,14 @@ def _lines(left: Mapping[str, str], named: int, sd: Mapping[str, Any] | None = N
         of_reason.setdefault(reason, []).append(key)
     lines = []
     for reason, keys in of_reason.items():
-        shapes = [getattr((sd or {}).get(key), "shape", None) for key in keys[:named]]
-        told = [
-            _shown(key) + ("" if shape is None else f" {list(shape)}") for key, shape in zip(keys, shapes, strict=False)
-        ]
+        told = [_shown(key) + _shape((sd or {}).get(key)) for key in keys[:named]]
         more = f" and {len(keys) - named} more" if len(keys) > named else ""
         lines.append(f"{', '.join(told)}{more} ({_shown(reason)})")
     return lines
+
+
+def _shape(value: Any) -> str:
+    return f" {list(value.shape)}" if isinstance(value, Tensor) else ""
 
 
 def _shown(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import random
+import re
 import shutil
 
 import pytest
@@ -481,3 +483,28 @@ def test_adapters_are_asked_without_arithmetic(comfy):
 def test_a_strength_is_a_number(comfy, model, strength):
     with pytest.raises(ValueError, match="A strength has to be a number"):
         comfy.module("ovi.native.lora").apply(model, PAIR, 1.0, strength)
+
+
+ENDS = sorted({end for parts, _ in [*KINDS.values(), *LEFT.values()] for end in parts} | {"lora_B.bias", "oft_blocks"})
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_claim_is_true(comfy, model, seed):
+    """Of random parts in random shapes, what counts as patched is changed; anything else is refused or named."""
+    rng = random.Random(seed)
+    shapes = [[], [0], [96], [96, 1], [96, 4], [4, 96], [12, 12], [8, 8], [96, 96], [1, 96], [24, 4, 4], [2, 48, 4, 4]]
+    names = [Q, "blocks.0.norm3", "lora_unet_blocks_0_modulation", "audio_model.blocks.1.ffn.2", "blocks.77.ffn.0"]
+    sd = {
+        f"{name}.{end}": draw(*rng.choice(shapes)).to(rng.choice([torch.float32, torch.float16, torch.float8_e4m3fn]))
+        for name in names
+        for end in rng.sample(ENDS, 4)
+    }
+    try:
+        with_lora, notes = apply(comfy, model, sd)
+    except ValueError as error:
+        assert str(error).startswith("Nothing of this LoRA changes Ovi: ")
+        return
+    keys = [key.removeprefix("diffusion_model.") for key in with_lora.patches]
+    assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys) > 0
+    for key in keys:
+        assert not torch.equal(weight(with_lora, key), SD[key]), key

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from ovi.lora import Names
-from support import GOLDEN
+from support import GOLDEN, ROOT
 
 WEIGHTS = list(json.loads((GOLDEN / "full_model_keys.json").read_text())["keys"])
 NAMES = Names(WEIGHTS)
@@ -114,7 +117,7 @@ def test_ends(end, read):
     ],
 )
 def test_layers_of_other_networks_are_not_taken(layer):
-    with pytest.raises(ValueError, match="no layer of Ovi's begins after ") as error:
+    with pytest.raises(ValueError, match="^unknown prefix ") as error:
         NAMES.place(layer + END)
     assert layer.startswith(str(error.value).rpartition(" ")[2])
 
@@ -146,3 +149,14 @@ def test_long_names_take_linear_time(part, layer):
     """A name of a million characters; time that grew with its square would be hours."""
     with contextlib.suppress(ValueError):
         NAMES.place(part * (1_000_000 // len(part)) + layer + END)
+
+
+@pytest.mark.parametrize("page", ["docs/lora.md", "web/docs/OviLoraLoader.md"])
+def test_the_recipe_for_renaming(page, tmp_path, monkeypatch):
+    """The code on a page of the documentation makes an unknown prefix a known one."""
+    monkeypatch.chdir(tmp_path)
+    save_file({f"our_blocks.{i}.self_attn.q{END}": torch.ones(1) for i in range(2)}, "lora.safetensors")
+    code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[1]
+    exec(code.replace('"X"', '"our_"'), {})
+    for i, key in enumerate(sorted(load_file("lora_renamed.safetensors"))):
+        assert NAMES.place(key) == (f"video_model.blocks.{i}.self_attn.q.weight", END)
