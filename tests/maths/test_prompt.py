@@ -14,6 +14,7 @@ from ovi.prompt import (
     VIDEO_NEGATIVE,
     clean,
     compose,
+    doubts,
     format_prompt,
     speech_note,
 )
@@ -77,7 +78,7 @@ def test_a_rewritten_tag_is_said(text, style, note):
     ("text", "where"),
     [
         ("She says <S>hello there", "hello there"),
-        ("She says <S>hello</S> and goes", "hello</S> and goes"),
+        ("She says <S>hello. Rain. Audio: rain", "hello. Rain. Audio: rain"),
         ("<S>never closed, he says <S>bye<E>", "never closed, he says"),
         ("<S>one<E> then <S> a very long line that goes on and on and on", "a very long line that goes on and on and"),
     ],
