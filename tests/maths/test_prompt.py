@@ -14,7 +14,6 @@ from ovi.prompt import (
     VIDEO_NEGATIVE,
     clean,
     compose,
-    doubts,
     format_prompt,
     speech_note,
 )
