@@ -139,7 +139,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Run ruff, a check of GitHub's workflows, and mypy on the pack under a name that Python can import."""
+    """Run ruff, a check of GitHub's workflows, and mypy on authoring and, under an importable name, the pack."""
     environment(session)
     session.run(PYTHON, "-m", "ruff", "check", external=True)
     session.run(PYTHON, "-m", "ruff", "format", "--check", external=True)
@@ -153,6 +153,7 @@ def lint(session: nox.Session) -> None:
                 "-p", "comfyui_ovi.ovi", "-p", "comfyui_ovi.nodes",
                 external=True, env={"MYPYPATH": folder},
             )  # fmt: skip
+    session.run(PYTHON, "-m", "mypy", "--cache-dir", str(CACHE / "mypy-authoring"), "-p", "authoring", external=True)
 
 
 @nox.session

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,7 @@ LOADERS = {  # by node type: its stand-in
     "OviAudioVAELoader": "OviMiniatureAudioVAE",
 }
 SIZE = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES}
-SETTINGS = {  # by node type: what suits the miniature
+SETTINGS: dict[str, dict[str, Any]] = {  # by node type: what suits the miniature
     "OviTextEncode": {"video_negative": "", "audio_negative": ""},
     "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
     "CFGGuider": {"cfg": 2.0},

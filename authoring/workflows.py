@@ -68,7 +68,7 @@ PLACES = {
     "CreateVideo": (1890, 760, 210, 102),
     "SaveVideo": (2150, 760, 400, 400),
 }
-OTHER_PLACES = {
+OTHER_PLACES: dict[str, dict[str, tuple[int, int, int, int]]] = {
     "ovi_image_to_video": {
         "VAELoader": (0, 810, 340, 58),
         "LoadImage": (490, 950, 280, 300),
@@ -114,7 +114,7 @@ OTHER_PLACES = {
     },
     "ovi_context_windows": {
         "ContextWindowsManual": (860, 0, 340, 350),
-        **{node: (left + 400, *rest) for node, (left, *rest) in PLACES.items() if left >= 860},
+        **{node: (x + 400, y, width, height) for node, (x, y, width, height) in PLACES.items() if x >= 860},
     },
     "ovi_upscale_48fps": {
         "UpscaleModelLoader": (1600, 420, 270, 58),
@@ -183,67 +183,71 @@ OTHER_GROUPS = {
     },
 }  # fmt: skip
 NOTE = """\
-**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end `Audio:` and what it sounds like.
+**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end, `Audio:` and a description of the \
+audio.
 
-**Size**: multiples of 32, about 960 by 960 pixels in all. 121 frames are 5 seconds.
+**Size**: multiples of 32, about 960x960 pixels in total. 121 frames are 5 seconds.
 
-**Another checkpoint**: model name, prompt style, size and length go together; the help of Load Ovi Model has them.
+**Another checkpoint**: change model name, prompt style, size and length together. The help of Load Ovi Model \
+lists them.
 
-**Short of memory**: an fp8 file, or weight dtype `fp8_e4m3fn`; tile size 512 in Ovi Decode.
+**Out of memory**: load an fp8 file, or set weight dtype to `fp8_e4m3fn`; set tile size to 512 in Ovi Decode.
 
-**Video or audio alone**: put Separate AV Latent after the sampler; Concat AV Latent joins them again.
+**Video and audio apart**: Separate AV Latent after the sampler splits them; Concat AV Latent joins them again.
 """
 OTHER_NOTES = {
     "ovi_video_to_audio": """\
 **Choose your video** in Load Video. Its frames and frame rate are preserved; only audio is generated. Set the length \
-in Ovi Reference to its duration: 4n + 1 frames at 24 per second, whatever its own rate.
+in Ovi Reference to the video's duration: 4n + 1 frames at 24 per second, whatever the video's own rate.
 
-**Prompt**: what the video shows, and at the end `Audio:` and what it sounds like.
+**Prompt**: what the video shows, and at the end `Audio:` and a description of the audio.
 
-**Experimental**: Ovi was trained to continue a first frame, nothing longer.
+**Experimental**: Ovi was trained with a first frame as its only reference.
 """,
     "ovi_three_clips": """\
-**Each clip** begins with the last second of the one before, video and audio, and has its own prompt. Clips of 121 \
-frames that share 25 add 4 seconds each.
+**Each clip** has its own prompt and begins with the last second of the previous clip, video and audio. With an \
+overlap of 25 frames, every further clip of 121 frames adds 4 seconds.
 
-**More clips**: copy a group, wire its Ovi Continue to the last Create Video, and its own Create Video to Ovi Join.
+**More clips**: copy a group. Connect the last Create Video to the new Ovi Continue, and the new Create Video to Ovi \
+Join.
 
-**From a saved video**: Load Video in place of the first Create Video.
+**From a saved video**: use Load Video instead of the first Create Video.
 
-**Experimental**: Ovi was trained to continue a first frame, nothing longer.
+**Experimental**: Ovi was trained with a first frame as its only reference.
 """,
     "ovi_context_windows": """\
-**20 seconds**: 481 frames, generated with their audio in windows of 121 that share 32 or more. *Context Windows* \
-counts in latents of 4 frames: 31 and 8.
+**20 seconds**: 481 frames with their audio, generated in windows of 121 frames that share at least 32. *Context \
+Windows* counts latents of 4 frames: 31 and 8.
 
-**Prompt**: every window reads all of it, so each may speak the words between `<S>` and `<E>`. This one has no \
-speech.
+**Prompt**: every window reads the whole prompt, so each may speak the words between `<S>` and `<E>`. This prompt has \
+no speech.
 
-**Memory**: sampling needs no more than one window does; 481 frames of 1280 by 704 take 5 GB of RAM.
+**Memory**: sampling needs no more than one window does; 481 frames of 1280x704 take 5 GB of RAM.
 
-**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows of Ovi need ComfyUI \
-0.27 or later.
+**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows with Ovi need ComfyUI 0.27 or later.
 """,
     "ovi_upscale_48fps": """\
-**Larger and smoother**: frames of twice the width and height, and a new one between each two. Ovi Decode stays at 24 \
-per second, Create Video is at 48; the audio is unchanged.
+**Larger and smoother**: twice the width and height, and an interpolated frame between every two. Ovi Decode stays at \
+24 frames per second; Create Video is set to 48. The audio is unchanged.
 
-**Memory**: 121 frames of 2560 by 1408 take 5 GB of RAM, and 10 GB more at 48 per second.
+**Memory**: 121 frames of 2560x1408 take 5 GB of RAM; interpolating to 48 frames per second takes 10 GB more.
 
-**Only larger**: leave out Run Frame Interpolation Model, and set Create Video to 24.
+**Only larger**: remove Run Frame Interpolation Model, and set Create Video to 24.
 """,
     "ovi_second_pass": """\
-**Second pass**: the video, at one and a half times its width and height, goes through the last two fifths of the \
-schedule again. A mask preserves the audio.
+**Second pass**: the video is upscaled to one and a half times its width and height and refined over the last two \
+fifths of the schedule. The audio is masked, so it is unchanged.
 
-**Size**: 832 by 448 becomes 1248 by 672. One and a half times each side must be a multiple of 32 too.
+**Size**: 832x448 becomes 1248x672. Choose multiples of 64, so that the larger size is in multiples of 32.
 
 **Experimental**: Ovi was not trained for a second pass.
 """,
 }
 
 
-BLUEPRINTS = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
+BLUEPRINTS: dict[
+    str, dict[str, Any]
+] = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
     "Text to Video (Ovi)": {
         "workflow": "ovi_text_to_video",
         "outside": ["SaveVideo"],

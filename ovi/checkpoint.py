@@ -100,7 +100,7 @@ def assemble(
 ) -> tuple[dict[str, Tensor], dict[str, str], OviConfig]:
     """Return a whole model, from the tensors and metadata of its file or two: published names, metadata, config.
 
-    Raises ValueError where they are not a complete, sound Ovi model.
+    Raises ValueError where they are not a complete, valid Ovi model.
     """
     parts: list[Mapping[str, Tensor]] = []
     metadata: dict[str, str] = {}
@@ -127,7 +127,7 @@ def formats(sd: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def check(sd: Mapping[str, Tensor], config: OviConfig) -> None:
-    """Check that a state dict with published key names is complete and sound.
+    """Check that a state dict with published key names is complete and valid.
 
     Raises ValueError, naming the tensor, where one is missing, has a wrong shape, is unknown, or where a norm, a
     modulation or a bias holds NaN or infinity.

@@ -26,7 +26,7 @@ def load(
     """Load an Ovi model from one file with both towers, or from two files with one each, in either order.
 
     `model_options` are those of ComfyUI's own loader ("dtype", "fp8_optimizations", "custom_operations", "load_device",
-    "offload_device"). Raises ValueError where the files are not a complete, sound Ovi model.
+    "offload_device"). Raises ValueError where the files are not a complete, valid Ovi model.
     """
     options = dict(model_options or {})
     sd, _, config = checkpoint.assemble(_read(path) for path in paths)

@@ -69,7 +69,7 @@ class NativeOviModel(OviModel):
 
     def forward(  # type: ignore[override]
         self,
-        x: list[Tensor],
+        x: list[Tensor | None],
         timestep: Tensor | tuple[Tensor, Tensor],
         context: Tensor,
         control: Any = None,
@@ -86,7 +86,7 @@ class NativeOviModel(OviModel):
 
     def _forward(
         self,
-        x: list[Tensor],
+        x: list[Tensor | None],
         timestep: Tensor | tuple[Tensor, Tensor],
         context: Tensor,
         control: Any,
@@ -99,10 +99,11 @@ class NativeOviModel(OviModel):
         audio_start: float = 0.0,
         **masks: Any,
     ) -> list[Tensor | None]:
+        dtype = next(part.dtype for part in x if part is not None)
         return self.velocities(
             x,
             timestep,
-            (context, audio_context) if embedded else self.embed_texts(context, audio_context, dtype=x[0].dtype),
+            (context, audio_context) if embedded else self.embed_texts(context, audio_context, dtype=dtype),
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
             audio_start=audio_start,

@@ -142,7 +142,7 @@ def _planned(parts: Sequence[Part]) -> dict[str, Tensor]:
 
 
 def _model(*paths: Path) -> tuple[dict[str, Tensor], dict[str, str], list[MappedFile]]:
-    """Return a complete, sound Ovi model under its published key names, its metadata, and the files it is read from."""
+    """Return a complete, valid Ovi model under its published key names, its metadata, and the files it is read from."""
     sources = [MappedFile(path) for path in paths]
     model, metadata, _ = checkpoint.assemble((source.tensors, source.metadata) for source in sources)
     metadata.pop(checkpoint.QUANTIZATION_KEY, None)  # it is in the tensors now, with the published names

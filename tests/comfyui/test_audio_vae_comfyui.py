@@ -1,4 +1,4 @@
-"""The published audio files through the loader node: ComfyUI's own VAE gives the reference's numbers (golden E)."""
+"""The release's audio files through the loader node: ComfyUI's own VAE gives the reference's numbers (golden E)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_tensor_comes_from_the_files(vae, expected):
     torch.testing.assert_close(loaded["mel_converter.mel_basis"], expected["mel_basis"], rtol=0, atol=1e-8)
 
 
-def test_decode_gives_the_reference_s_sound(vae, expected):
+def test_decode_gives_the_reference_s_wave(vae, expected):
     latent = expected["in.latent"]
     close(vae.decode(latent).movedim(-1, 1), expected["out.wave_44k1_torchaudio_resample"])
     model = vae.first_stage_model
@@ -87,7 +87,7 @@ def test_core_s_nodes_decode_a_batch_and_encode_it_again(comfy, vae, expected):
 
 @pytest.mark.parametrize("flag", ["bf16_vae", "fp16_vae"])
 def test_it_computes_in_float32(comfy, folder, expected, monkeypatch, flag):
-    """Whatever ComfyUI is told to do with VAEs: in 16 bits the sound is another, and nothing is encoded."""
+    """Whatever dtype ComfyUI is started with: in 16 bits the wave differs, and encoding fails."""
     from comfy.cli_args import args
 
     monkeypatch.setattr(args, flag, True)
@@ -129,8 +129,8 @@ def test_node_offers_the_files_of_models_vae(comfy, folder):
     ("seconds", "rate", "latents"),
     [(60, 48000, 157), (5.024, 16000, 157), (5, 44100, 156), (0.2, 8000, 6), (0.04, 96000, 1)],
 )
-def test_ovi_reference_encodes_whole_latents_of_a_sound(comfy, vae, seconds, rate, latents):
-    """Of a clip of 121 frames: the latents that the sound fills, and no more."""
+def test_ovi_reference_encodes_whole_latents_of_audio(comfy, vae, seconds, rate, latents):
+    """Of a clip of 121 frames: the latents that the audio fills, and no more."""
     wave = 0.1 * torch.randn(1, 2, round(seconds * rate), generator=torch.Generator().manual_seed(0))
     inputs = dict(width=32, height=32, length=121, fit="crop", fps=24.0, keep_frames=0, keep_seconds=0.0, batch_size=1)
     remake = dict(remake="nothing", remake_start=0.0, remake_end=0.0)

@@ -122,9 +122,9 @@ def test_clips_without_tone(comfy):
     ("inputs", "message"),
     [
         ({"clip": (24, 128, 96), "overlap": 1.0}, "The overlap of 1 s is 25 frames, but the clip has 24"),
-        ({"clip": (50, 128, 96), "overlap": 0.5}, "the next one 13: overlap less"),
+        ({"clip": (50, 128, 96), "overlap": 0.5}, "the next one 13: shorten the overlap"),
         ({"clip": (50, 100, 96)}, "must be multiples of 32, got 100x96"),
-        ({"clip": (50, 128, 96), "length": 15}, "take 13 or 17"),
+        ({"clip": (50, 128, 96), "length": 15}, "use 13 or 17"),
     ],
 )
 def test_a_clip_that_cannot_go_on(comfy, inputs, message):

@@ -254,7 +254,7 @@ def state(model):
 
 @pytest.mark.parametrize("name", [None, "float8_e4m3fn", "nvfp4"])
 def test_what_core_saves(comfy, load, x, tmp_path, name):
-    """ModelSave writes a prefix and drops the metadata: heads and text length must be those of published models."""
+    """ModelSave writes a prefix and drops the metadata: heads and text length must be those of the release's models."""
     tiny.ovi_model(tmp_path / "tiny.safetensors", dtype=torch.float32)
     sd = load_file(tmp_path / "tiny.safetensors")
     model = load((quantised_blocks(sd, name)[0] if name else sd, None))

@@ -328,7 +328,7 @@ def test_a_long_prompt_is_cut_as_published(comfy, clip):
 def test_an_embedding_counts_as_its_vectors(comfy, clip, tmp_path, monkeypatch):
     """`embedding:NAME` puts vectors among the tokens, which are never padding, not even where they are zero."""
     save_file({"umt5xxl": torch.zeros(3, 64)}, tmp_path / "style.safetensors")
-    tokenizer = clip.tokenizer.umt5xxl
+    tokenizer = getattr(clip.tokenizer, clip.tokenizer.clip)
     monkeypatch.setattr(tokenizer, "embedding_directory", [str(tmp_path)])
     monkeypatch.setattr(tokenizer, "embedding_size", 64)
     plain = encode(comfy, clip, "a ball")[2]

@@ -1,4 +1,4 @@
-"""Ovi Prompt: scene, speech and sound as one prompt, and what is said about its length."""
+"""Ovi Prompt: scene, speech and sound as one prompt, and the note about its length."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad, capsys, monkeypatch, comm
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A float32 model of 6 GB whose largest tensors have the size of the published ones.
+    """A float32 model of 6 GB whose largest tensors have the size of the release's.
 
     Numbers that a format would refuse to be zero are not; the others are holes in the file.
     """

@@ -65,3 +65,40 @@ def test_nothing_points_to_this_machine():
             continue
         assert not private.findall(text), relative(path)
         assert set(re.findall(r"https?://([\w.-]+)", text)) <= PUBLIC_HOSTS, relative(path)
+
+
+ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such; Ovi Prompt has an input `sound`
+    "locales/en/nodeDefs.json": ["scene, speech and sound", '"sound"'],
+    "nodes/prompt.py": [
+        "The sea sounds",
+        "scene, speech and sound",
+        "scene, speech, sound",
+        '"sound"',
+        "SOUND",
+        "sound: str",
+    ],
+    "nodes/text.py": ["The sea sounds"],
+    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`"],
+    "web/docs/OviTextEncode.md": ["The sea sounds"],
+    "ovi/prompt.py": ["`sound`", "sound: str", "sound.strip()"],
+}
+
+
+def test_words_are_the_host_s():
+    """Video, image, frames, audio and clip; each phrase that is allowed occurs."""
+    words = re.compile(r"\b(films?|pictures?|sounds?)\b", re.IGNORECASE)
+    scanned = re.compile(r"README\.md|(nodes|ovi|web|locales/en)/.+|docs/[^/]+\.md")
+    found, unused = [], {(name, phrase) for name, phrases in ALLOWED.items() for phrase in phrases}
+    for path in SHIPPED:
+        if not scanned.fullmatch(relative(path)):
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            rest = line
+            for phrase in ALLOWED.get(relative(path), ()):
+                if phrase in line:
+                    unused.discard((relative(path), phrase))
+                rest = rest.replace(phrase, "")
+            if words.search(rest):
+                found.append(f"{relative(path)}:{number}: {line.strip()}")
+    assert found == []
+    assert unused == set()

@@ -1,4 +1,4 @@
-"""Lengths and sizes against the published ones (golden F), and the sentences about bad ones."""
+"""Lengths and sizes against the release's (golden F), and the sentences about bad ones."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_variants_have_the_published_lengths_and_areas(published, name, variant)
     assert geometry.frames(spec["video_latent_length"]) == variant.frames
 
 
-def test_sound_and_picture_of_a_clip_are_of_one_length():
-    """At any length they differ by less than one video frame; at 12 fps the sound is twice as long."""
+def test_video_and_audio_of_a_clip_last_equally_long():
+    """At any length they differ by less than one video frame; at 12 fps the audio is twice as long."""
     for frames in range(1, 1001, 4):
-        sound = geometry.audio_samples(geometry.audio_latents(frames)) / geometry.SAMPLE_RATE
-        assert abs(sound - geometry.seconds(frames)) < 1 / geometry.FPS
+        audio = geometry.audio_samples(geometry.audio_latents(frames)) / geometry.SAMPLE_RATE
+        assert abs(audio - geometry.seconds(frames)) < 1 / geometry.FPS
         assert geometry.frames(geometry.video_latents(frames)) == frames
     assert geometry.audio_samples(157) == 80384
     assert geometry.audio_latents(121, fps=12) == 314
@@ -84,7 +84,7 @@ def test_bad_length_names_the_nearest_good_ones(frames, advice):
 
 
 def test_audio_spans_cover_a_clip_without_gaps():
-    """Each video latent's sound begins where the one before ends: 1 frame, then 4 each, at 31.25 latents per second."""
+    """Each video latent's audio begins where the one before ends: 1 frame, then 4 each, at 31.25 latents per second."""
     spans = [geometry.latents_during_frame(index) for index in range(31)]
     assert spans[0] == (0, 1)
     assert all(before[1] == after[0] for before, after in pairwise(spans))

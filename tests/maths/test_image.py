@@ -1,4 +1,4 @@
-"""The start image at the video's size: the published resampling (golden F), and what each fit keeps."""
+"""The start image at the video's size: the release's resampling (golden F), and what each fit preserves."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 from ovi.image import fit_image
 
 
-def picture(width, height):
+def random_image(width, height):
     """An image whose every pixel differs: red counts columns, green rows."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([columns / width, rows / height, torch.full((height, width), 0.5)], dim=-1)[None]
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_stretch_is_the_published_resampling(golden, case):
-    """The published values run from -1 to 1 and overshoot there too."""
+def test_stretch_is_the_release_s_resampling(golden, case):
+    """The release's values run from -1 to 1 and overshoot there too."""
     data = load_file(golden / "F_preprocess.safetensors")
     expected = data[f"{case}.out"].movedim(1, -1)
     image = fit_image(data[f"{case}.in_uint8_hwc"][None] / 255, expected.shape[2], expected.shape[1], "stretch")
@@ -28,19 +28,19 @@ def test_stretch_is_the_published_resampling(golden, case):
 
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad", "refuse"])
 def test_an_image_of_the_size_is_kept_to_the_bit(fit):
-    image = picture(96, 64)
+    image = random_image(96, 64)
     assert torch.equal(fit_image(image, 96, 64, fit), image)
 
 
 @pytest.mark.parametrize(("width", "height", "kept"), [(64, 64, (slice(None), slice(16, 80))), (96, 32, slice(16, 48))])
 def test_crop_keeps_the_centre(width, height, kept):
-    image = picture(96, 64)
+    image = random_image(96, 64)
     assert torch.equal(fit_image(image, width, height, "crop")[0], image[0][kept])
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 128), (192, 64)])
 def test_pad_keeps_the_whole_between_black_bars(width, height):
-    image = picture(96, 64)
+    image = random_image(96, 64)
     padded = fit_image(image, width, height, "pad")
     top, left = (height - 64) // 2, (width - 96) // 2
     assert torch.equal(padded[:, top : top + 64, left : left + 96], image)
@@ -49,7 +49,7 @@ def test_pad_keeps_the_whole_between_black_bars(width, height):
 
 def test_crop_and_pad_resample_without_distortion():
     """Both are a stretch at one scale: of a part with the aspect of the video, into a part with that of the image."""
-    image = picture(96, 64)
+    image = random_image(96, 64)
     cropped, padded = (fit_image(image, 192, 256, fit) for fit in ("crop", "pad"))
     assert torch.equal(cropped, fit_image(image[:, :, 24:72], 192, 256, "stretch"))
     assert torch.equal(padded[:, 64:192], fit_image(image, 192, 128, "stretch"))
@@ -58,7 +58,7 @@ def test_crop_and_pad_resample_without_distortion():
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 @pytest.mark.parametrize("size", [(1, 1), (4000, 1), (1, 3000), (33, 31)])
 def test_any_image_gets_the_size_and_loses_alpha(size, fit):
-    image = torch.cat([picture(*size), torch.zeros(1, size[1], size[0], 1)], dim=-1)
+    image = torch.cat([random_image(*size), torch.zeros(1, size[1], size[0], 1)], dim=-1)
     assert fit_image(image, 64, 96, fit).shape == (1, 96, 64, 3)
 
 

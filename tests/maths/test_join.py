@@ -14,7 +14,7 @@ def test_an_overlap_is_the_nearest_that_latents_hold(seconds, frames):
     assert overlap_frames(seconds) == frames
 
 
-def test_starts_of_three_published_clips():
+def test_starts_of_three_clips_of_121_frames():
     assert starts([121, 121, 121], 25) == [0, 96, 192, 313]
     assert starts([5, 9], 2) == [0, 3, 12]
 
@@ -40,7 +40,7 @@ def test_clips_that_differ_dissolve():
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_a_sound_cut_up_is_joined_to_itself(rate):
+def test_audio_cut_up_is_joined_to_itself(rate):
     """Three clips of 121 frames: the expected number of samples, each where it was."""
     lengths = (121, 121, 121)
     wave = tone(313 / 24, rate, 2)["waveform"][0]
@@ -50,7 +50,7 @@ def test_a_sound_cut_up_is_joined_to_itself(rate):
 
 
 @pytest.mark.parametrize(("hertz", "phase"), [(440.0, 0.5), (440.0, 1.0), (443.0, 0.3), (100.0, 0.25)])
-def test_no_click_where_two_sounds_cross(hertz, phase):
+def test_no_click_where_two_clips_cross(hertz, phase):
     """Tones of another phase or pitch: no step beyond √2 of the tones' own, as much as equal power adds to them."""
     lengths = (49, 49)
     old = tone(49 / 24)["waveform"][0]
@@ -60,7 +60,7 @@ def test_no_click_where_two_sounds_cross(hertz, phase):
     assert joined.diff().abs().max() <= 2**0.5 * own
 
 
-def test_unlike_sounds_cross_with_equal_power():
+def test_unlike_audio_crosses_with_equal_power():
     old, new = torch.randn(2, 2, RATE, generator=torch.Generator().manual_seed(0))
     power = cross(old, new).square().view(2, 10, -1).mean((0, 2))
     torch.testing.assert_close(power, torch.ones(10), atol=0.05, rtol=0)
@@ -68,7 +68,7 @@ def test_unlike_sounds_cross_with_equal_power():
     assert not cross(torch.zeros(1, 9), torch.zeros(1, 9)).any()
 
 
-def test_short_and_long_sounds_are_fitted_to_their_frames():
+def test_short_and_long_audio_is_fitted_to_its_frames():
     """Half a second of a clip of two seconds, then silence; too much of the next is cut."""
     joined = join_waves([torch.ones(1, 100), torch.ones(1, 9000)], (48, 24), 1, 240)
     assert joined.shape == (1, 710)
@@ -89,7 +89,7 @@ def test_clips_take_the_dtype_of_the_first():
     }
 
 
-def test_sounds_get_one_rate_and_the_same_channels():
+def test_audio_gets_one_rate_and_the_same_channels():
     waves = match_waves([tone(1.0, 48000, 1), None, tone(1.0, 44100, 2)], 48000)
     assert [wave.shape for wave in waves] == [(2, 48000), (2, 0), (2, 48000)]
     with pytest.raises(ValueError, match="audio has 1 and 2 and 6 channels"):

@@ -21,7 +21,7 @@ from support.media import RATE, tone
     ],
 )
 def test_the_nearest_frame_is_shown_each_time(fps, frames, first):
-    """For all the time that the video lasts, and no longer."""
+    """For the duration of the video, and no longer."""
     indices = media.retimed(frames, fps)
     assert indices[:6].tolist() == first
     assert len(indices) == pytest.approx(frames * 24 / fps, abs=1)
@@ -32,7 +32,7 @@ def test_the_nearest_frame_is_shown_each_time(fps, frames, first):
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
-def test_sound_of_any_rate_and_channels_becomes_one_wave(rate, channels):
+def test_audio_of_any_rate_and_channels_becomes_one_wave(rate, channels):
     """The channels' mean, at the VAE's rate; the ends, where a filter sees nothing, are left out."""
     given = tone(0.5, rate, channels)
     loudness = torch.linspace(0, 1, channels) if channels > 1 else torch.ones(1)
@@ -43,7 +43,7 @@ def test_sound_of_any_rate_and_channels_becomes_one_wave(rate, channels):
     torch.testing.assert_close(wave[1000:-1000], expected[1000:-1000], atol=2e-3, rtol=0)
 
 
-def test_a_sound_of_16_bits_is_resampled_in_32():
+def test_audio_of_16_bits_is_resampled_in_32():
     """`--fp16-intermediates` makes it: a filter of 16 bits would add a hundred times their own rounding."""
     given = tone(0.5, 48000)
     rounded = given | {"waveform": given["waveform"].half()}
@@ -61,7 +61,7 @@ def test_a_sound_of_16_bits_is_resampled_in_32():
         (lambda wave: wave.expand(2, -1, -1), "one recording, got a batch of 2"),
     ],
 )
-def test_what_is_no_sound_is_refused(change, message):
+def test_broken_audio_is_refused(change, message):
     given = tone(1.0, 16000)
     with pytest.raises(ValueError, match=message):
         media.mono(given | {"waveform": change(given["waveform"])}, RATE)
@@ -94,6 +94,6 @@ def test_a_span_has_every_latent_that_it_touches(span, video, audio):
         ([1, 1, 1, 1], "all 13 frames are generated", "all 0.13 seconds are generated"),
     ],
 )
-def test_what_is_preserved_is_said(mask, video, audio):
+def test_the_note_says_what_is_preserved(mask, video, audio):
     assert media.video_note(torch.tensor(mask)) == f"Video: {video}"
     assert media.audio_note(torch.tensor(mask)) == f"Audio: {audio}"

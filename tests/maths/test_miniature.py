@@ -37,9 +37,9 @@ def test_the_ball_bounces():
 def test_it_sounds_when_it_bounces_and_not_before():
     for scene in map(world.scene, SEEDS):
         first = int(scene.impacts()[0][0] * world.RATE)
-        sound = world.waveform(scene)
-        assert not sound[:first].any()
-        assert sound[first : first + 400].abs().max() > 0.1
+        wave = world.waveform(scene)
+        assert not wave[:first].any()
+        assert wave[first : first + 400].abs().max() > 0.1
 
 
 def test_latents_have_ovis_layout(decoded):
@@ -53,32 +53,32 @@ def test_latents_have_ovis_layout(decoded):
 
 def test_first_frame_alone_has_the_first_latent():
     """What image to video needs."""
-    pictures = torch.rand(1, 3, 9, 32, 32) * 2 - 1
-    whole, first = (codecs.VideoCodec().encode(part) for part in (pictures, pictures[:, :, :1]))
+    frames = torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    whole, first = (codecs.VideoCodec().encode(part) for part in (frames, frames[:, :, :1]))
     torch.testing.assert_close(first[:, :, 0], whole[:, :, 0])
 
 
 def test_a_sine_is_as_loud_as_it_is(decoded):
     time = torch.arange(16_384) / world.RATE
-    sound = codecs.AudioCodec()
-    latents = sound.encode((0.5 * torch.sin(2 * torch.pi * 1000 * time))[None])
+    codec = codecs.AudioCodec()
+    latents = codec.encode((0.5 * torch.sin(2 * torch.pi * 1000 * time))[None])
     parts = ((latents + codecs.AUDIO_MEAN) / codecs.AUDIO_GAIN).expm1() * codecs.SOFT
     assert parts[0, 8:12, 4:-4].mean().item() == pytest.approx(0.5, rel=0.02)
-    assert sound.decode(latents)[0, 2000:-2000].abs().max().item() == pytest.approx(0.5, rel=0.05)
+    assert codec.decode(latents)[0, 2000:-2000].abs().max().item() == pytest.approx(0.5, rel=0.05)
 
 
 def test_events_are_measured_through_the_codecs(decoded):
     """Seen and heard to 10 ms, at most 20, none missed; and colour and pitch."""
-    for scene, (picture, sound) in decoded.items():
+    for scene, (frames, wave) in decoded.items():
         times = [time for time, _ in scene.impacts()]
-        for found in (measure.bounces(picture), measure.onsets(sound)):
+        for found in (measure.bounces(frames), measure.onsets(wave)):
             pairs = measure.matched(times, found)
             assert not measure.unpaired(times, {time for time, _ in pairs})
             assert not measure.unpaired(found, {time for _, time in pairs})
             assert max(abs(a - b) for a, b in pairs) < 0.02
             assert median(abs(a - b) for a, b in pairs) < 0.01
-        assert measure.colour(picture) == scene.colour
-        assert measure.pitch(sound) == world.BELLS[scene.size]
+        assert measure.colour(frames) == scene.colour
+        assert measure.pitch(wave) == world.BELLS[scene.size]
 
 
 def test_matching():
@@ -90,8 +90,8 @@ def test_matching():
 
 
 def test_shuffled_clips_are_at_chance(decoded):
-    pictures, sounds = zip(*decoded.values(), strict=True)
-    seen, heard = [measure.bounces(p) for p in pictures], [measure.onsets(s) for s in sounds]
+    videos, waves = zip(*decoded.values(), strict=True)
+    seen, heard = [measure.bounces(video) for video in videos], [measure.onsets(wave) for wave in waves]
     assert measure.nearest_distance(seen, heard) < 0.01
     assert measure.nearest_distance(seen, heard, 1) > 0.04
 

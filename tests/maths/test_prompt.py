@@ -1,4 +1,4 @@
-"""Prompts against the published ones (golden F), and what is said about them."""
+"""Prompts against the release's (golden F), prompts composed of parts, and the notes about them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_turn_needs_a_speaker_and_words(line):
     ],
 )
 def test_words_are_held_against_the_clip(words, frames, note):
-    """Those between the tags alone, over lines and turns."""
+    """Only words between the tags, over lines and turns."""
     first, second = "word " * (words // 2), "word\n" * (words - words // 2)
     text = f"A long scene. <S>{first}<E> He says, <S>{second}<E> Audio: rain"
     assert speech_note(text, frames) == note

@@ -70,7 +70,7 @@ def test_a_tree_that_keeps_the_rules(tmp_path):
         ("ovi/config.py", "from miniature.world import scene", "ovi/config.py imports miniature.world"),
         ("ovi/config.py", "import authoring.demo", "ovi/config.py imports authoring.demo"),
         ("ovi/native/latent.py", "from ...tests.support import tiny", "ovi/native/latent.py imports tests.support"),
-        ("__init__.py", "from .ovi import config", "__init__.py imports ovi.config"),
+        ("__init__.py", "from .ovi import native", "__init__.py imports ovi.native"),
         ("__init__.py", "import comfy.sd", "__init__.py imports ComfyUI's comfy.sd"),
         ("ovi/web/page.py", "", "ovi/web/page.py stands in no known room"),
         ("ovi/config.py", "from . import model", "a circle: ovi.config → ovi.model → ovi.config"),

@@ -1,4 +1,4 @@
-"""Schedules and UniPC against the published numbers (golden C), and on grids that ComfyUI makes."""
+"""Schedules and UniPC against the release's numbers (golden C), and on ComfyUI's grids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights of golden case E, drawn again by the recipe in its manifest, in the layouts of the published files."""
+"""The weights of golden case E, drawn again by the recipe in its manifest, in the layouts of the release's files."""
 
 from __future__ import annotations
 

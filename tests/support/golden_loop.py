@@ -14,9 +14,9 @@ STEPS, SHIFT, VIDEO_CFG, AUDIO_CFG, SKIPPED = 6, 5.0, 4.0, 3.0, (1,)
 
 
 def run(case, dtype=torch.float32, whole_timesteps=True):
-    """The published loop from the golden noise: packed latents [1, 1, N] (video, then audio), and the golden data.
+    """Run the release's loop from the golden noise: packed latents [1, 1, N] (video, then audio), and the golden data.
 
-    `whole_timesteps`: as published, 1000 * sigma truncated; else 1000 * sigma itself, as ComfyUI has it.
+    `whole_timesteps`: as in the Ovi release, 1000 * sigma truncated; else 1000 * sigma itself, as ComfyUI has it.
     """
     data = load_file(GOLDEN / f"D_{case}.safetensors")
     video, audio = data["init.video_noise"].to(dtype)[None], data["init.audio_noise"].to(dtype).T[None]
@@ -36,11 +36,11 @@ def run(case, dtype=torch.float32, whole_timesteps=True):
     def with_first_frame(packed):
         if first is None:
             return packed
-        made, sound = unpack(packed)
-        return pack(torch.cat([first, made[:, :, 1:]], dim=2), sound)
+        frames, wave = unpack(packed)
+        return pack(torch.cat([first, frames[:, :, 1:]], dim=2), wave)
 
     def denoise(x, sigma):
-        """One published step: the first frame is imposed, both passes run, each modality is guided by its scale."""
+        """One step of the release: impose the first frame, run both passes, guide each modality by its scale."""
         x = with_first_frame(x)
         t = next(steps)[None]
         video_time = t[:, None].repeat(1, video.shape[2])
@@ -60,4 +60,5 @@ def run(case, dtype=torch.float32, whole_timesteps=True):
 
 
 def pack(video, audio):
+    """Return a joint latent as samplers see it, [B, 1, N]."""
     return torch.cat([video.flatten(1), audio.flatten(1)], dim=1)[:, None]

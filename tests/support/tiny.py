@@ -68,9 +68,9 @@ def ovi_model(
     dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
 ) -> None:
-    """Write twin towers with the published keys and narrower shapes; their velocities are near unit size.
+    """Write twin towers with the release's keys and narrower shapes; their velocities are near unit size.
 
-    Twelve layers are the fewest with a block 11 to skip. What shapes cannot tell stays as published: heads of 128
+    Twelve layers are the fewest with a block 11 to skip. What shapes cannot tell stays as in the release: heads of 128
     channels, 512 text tokens, both towers of one size.
     """
     conv_hidden = 256 * math.ceil(dim * 8 // 3 / 256)
@@ -103,7 +103,7 @@ def video_vae(path: Path, *, seed: int = 0) -> None:
 
 
 def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
-    """Write MMAudio's 16 kHz VAE and its vocoder at full size, raw as published: neither normalised nor folded.
+    """Write MMAudio's 16 kHz VAE and its vocoder at full size, as published: neither normalised nor folded.
 
     bfloat16 halves the 1.1 GB; the audio is noise of a standard deviation near 0.1.
     """
