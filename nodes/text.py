@@ -76,6 +76,7 @@ class OviTextEncode(io.ComfyNode):
         ]
         counted = f"Prompt: {positive.tokens} of {TEXT_LEN} tokens"
         notes = [truncation("Prompt", positive) if positive.truncated else counted, *formatted.notes]
+        notes += ovi_prompt.doubts(prompt, prompt_style)
         named = {"Video negative": for_video, "Audio negative": for_audio}
         notes += [truncation(name, encoded) for name, encoded in named.items() if encoded.truncated]
         return io.NodeOutput(positive.conditioning, negative, ui=show(cls, notes))
