@@ -13,7 +13,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,22 +26,24 @@ SHARE = 0.1  # of a clip's duration by which its streams may differ from what wa
 SLACK = 0.25  # ... and seconds, for a clip of one frame
 
 
-def check_clip(file: IO[bytes], prompt: Prompt) -> None:
-    """Raise ValueError unless a file is a whole mp4 with the streams and the duration that a prompt asks for."""
+def check_clip(content: bytes, prompt: Prompt) -> None:
+    """Raise ValueError unless `content` is a whole mp4 with the streams and the duration that a prompt asks for."""
     import av
 
     try:
-        with av.open(file, format="mp4", metadata_errors="replace") as container:  # any format may open other files
+        # Another format could make FFmpeg open other files. With its edit list applied, a clip lacks frames of audio.
+        options = {"format": "mp4", "options": {"ignore_editlist": "1"}, "metadata_errors": "replace"}
+        with av.open(io.BytesIO(content), **options) as container:
             if not container.streams.video:
                 raise ValueError("it has no video")
             if _has_audio(prompt) and not container.streams.audio:
                 raise ValueError("it has no audio")
             next(container.decode(container.streams.video[0]))
             container.seek(0)
-            packets = [packet for packet in container.demux() if packet.size]
+            # A cut or zeroed file has its index, and maybe its first frame, but not all that the index tells of.
+            read = [packet.stream_index for packet in container.demux() if not packet.is_corrupt and any(bytes(packet))]
             for stream in (*container.streams.video[:1], *container.streams.audio[:1]):
-                read = sum(packet.stream_index == stream.index for packet in packets)
-                if read < max(1, stream.frames) or any(packet.is_corrupt for packet in packets):
+                if read.count(stream.index) < max(1, stream.frames):
                     raise ValueError(f"its {stream.type} is cut off")
                 seconds, lasts = _seconds(prompt), float((stream.duration or 0) * stream.time_base)
                 if seconds and abs(lasts - seconds) > SHARE * seconds + SLACK:
@@ -102,8 +104,7 @@ def is_done(row: Row, out: Path) -> bool:
     if not clip.exists():
         return False
     try:
-        with clip.open("rb") as file:
-            check_clip(file, row.prompt)
+        check_clip(clip.read_bytes(), row.prompt)
     except ValueError as problem:
         say(f"{clip} is no clip ({problem}), so the row is generated again.")
         return False
@@ -139,7 +140,7 @@ def queue(row: Row, out: Path, ticket: Ticket) -> None:
 
 def finish(row: Row, out: Path, clip: bytes) -> None:
     """Write the clip of a row; its settings, last, say that it is done. Raises ValueError unless it is a clip."""
-    check_clip(io.BytesIO(clip), row.prompt)
+    check_clip(clip, row.prompt)
     _write(out / f"{row.name}.mp4", clip)
     (out / f"{row.name}.queued.json").replace(out / f"{row.name}.json")
 

@@ -1,7 +1,7 @@
 """A ComfyUI server as `batch` uses it: queue a prompt, follow it, and fetch the mp4 that it saves.
 
-Whatever a server does ends in time, in an mp4, a RowError or a ServerError. Its queue and its history say what became of
-a prompt; the websocket shows progress, and says when the queue has changed.
+Whatever a server does ends in time, in an mp4, a RowError or a ServerError. Its queue and its history say what became
+of a prompt; the websocket shows progress, and says when the queue has changed.
 """
 
 from __future__ import annotations
@@ -109,10 +109,16 @@ class _Connection(NamedTuple):
     async def follow(self, prompt_id: str, events: Any, progress: Callable[[int, int], None]) -> None:
         """Return when a prompt is no longer queued."""
         while await self.is_queued(prompt_id):
-            watch = asyncio.create_task(_until_the_queue_changes(events, progress))
-            await asyncio.wait([watch], timeout=self.limits.look)
-            if not watch.cancel() and not watch.result():
-                await asyncio.sleep(self.limits.look)
+            await self._wait(events, progress)
+
+    async def _wait(self, events: Any, progress: Callable[[int, int], None]) -> None:
+        """Wait until it is time to look at the queue again."""
+        try:
+            changed = await asyncio.wait_for(_until_the_queue_changes(events, progress), self.limits.look)
+        except asyncio.TimeoutError:
+            return
+        if not changed:  # there is no websocket any more
+            await asyncio.sleep(self.limits.look)
 
     async def clip(self, result: Mapping[str, Any] | None) -> bytes:
         """Fetch the one mp4 that a prompt saved. Raises RowError where it failed or saved another number."""

@@ -89,7 +89,7 @@ def _metadata(clip: Path) -> str:
     import av
 
     try:
-        with clip.open("rb") as file, av.open(file, format="mp4", metadata_errors="replace") as container:
+        with av.open(io.BytesIO(clip.read_bytes()), format="mp4", metadata_errors="replace") as container:
             return str(container.metadata.get("prompt", ""))
     except av.FFmpegError as error:
         raise ValueError(f"{clip} is no mp4") from error
@@ -269,8 +269,8 @@ def _file_name(cell: str) -> str:
         or name.casefold().endswith(".queued")
     ):
         raise ValueError(
-            f"column '{NAME}': {_quoted(cell)} cannot be the name of a file: use up to 200 letters, digits, '-' or '_', no "
-            "folder."
+            f"column '{NAME}': {_quoted(cell)} cannot be the name of a file: use up to 200 letters, digits, '-' or "
+            "'_', and no folder."
         )
     return name
 
