@@ -67,7 +67,7 @@ class _Connection(NamedTuple):
     async def get(self, path: str) -> Any:
         """Return the JSON that the server answers."""
         with _broken(path):
-            async with self.http.get(self.server + path) as answer:
+            async with self.http.get(self.server + path, allow_redirects=False) as answer:
                 return json.loads(await _body(answer, self.limits.json))
 
     async def is_queued(self, prompt_id: str) -> bool:
@@ -91,20 +91,19 @@ class _Connection(NamedTuple):
         with _broken("/upload/image"):
             form = aiohttp.FormData({"subfolder": UPLOADS})
             form.add_field("image", upload.data, filename=upload.name)
-            async with self.http.post(f"{self.server}/upload/image", data=form, raise_for_status=False) as answer:
+            async with self.http.post(f"{self.server}/upload/image", data=form, allow_redirects=False) as answer:
                 if 400 <= answer.status < 500:
-                    raise RowError(f"the server refuses the image {upload.name} ({answer.status} {answer.reason})")
-                answer.raise_for_status()
+                    raise RowError(f"the server refuses the image {upload.name} ({answer.status})")
                 return f"{UPLOADS}/{json.loads(await _body(answer, self.limits.json))['name']}"
 
     async def queue(self, prompt_id: str, prompt: Prompt) -> None:
         """Queue a prompt. Raises RowError where ComfyUI refuses it."""
         order = {"prompt": prompt, "prompt_id": prompt_id, "client_id": prompt_id}
         with _broken("/prompt"):
-            async with self.http.post(f"{self.server}/prompt", json=order, raise_for_status=False) as answer:
+            async with self.http.post(f"{self.server}/prompt", json=order, allow_redirects=False) as answer:
                 if answer.status == 400:
-                    raise RowError(_refusal(json.loads(await _body(answer, self.limits.json))))
-                answer.raise_for_status()
+                    raise RowError(_refusal(json.loads(await _body(answer, self.limits.json, 400))))
+                _check_status(answer)  # the queue tells the rest
 
     async def follow(self, prompt_id: str, events: Any, progress: Callable[[int, int], None]) -> None:
         """Return when a prompt is no longer queued."""
@@ -133,7 +132,7 @@ class _Connection(NamedTuple):
         if len(clips) != 1:
             raise RowError(f"the workflow saved {len(clips)} mp4 files, but a row is one clip")
         with _broken("/view"):
-            async with self.http.get(f"{self.server}/view", params=clips[0]) as answer:
+            async with self.http.get(f"{self.server}/view", params=clips[0], allow_redirects=False) as answer:
                 return await _body(answer, self.limits.clip)
 
 
@@ -141,8 +140,8 @@ async def check(server: str, limits: Limits) -> None:
     """Raise ServerError unless something answers as a ComfyUI would."""
     async with _connect(server, limits) as connection:
         with _broken("/system_stats"):
-            async with connection.http.get(f"{server}/system_stats"):
-                pass
+            async with connection.http.get(f"{server}/system_stats", allow_redirects=False) as answer:
+                _check_status(answer)
 
 
 async def knows(prompt_id: str, server: str, limits: Limits) -> bool:
@@ -185,9 +184,9 @@ async def generate(
 
 @asynccontextmanager
 async def _connect(server: str, limits: Limits) -> AsyncIterator[_Connection]:
-    """Open a session with a server, in which HTTP errors raise."""
+    """Open a session with a server."""
     timeout = aiohttp.ClientTimeout(total=None, connect=limits.connect, sock_read=limits.answer)
-    async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as http:
+    async with aiohttp.ClientSession(timeout=timeout) as http:
         yield _Connection(http, server, limits)
 
 
@@ -242,8 +241,15 @@ def _broken(path: str) -> Iterator[None]:
         raise ServerError(f"{path} answers as no ComfyUI does") from error
 
 
-async def _body(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Return the body of an answer. Raises ServerError where it is larger than `limit` bytes."""
+def _check_status(answer: aiohttp.ClientResponse, status: int = 200) -> None:
+    """Raise ServerError for another status: a redirection is none of ComfyUI's, and could lead elsewhere."""
+    if answer.status != status:
+        raise ServerError(f"{answer.url.path} answers {answer.status} {_one_line(answer.reason or '')}".rstrip())
+
+
+async def _body(answer: aiohttp.ClientResponse, limit: int, status: int = 200) -> bytes:
+    """Return the body of an answer. Raises ServerError for another status, and for more than `limit` bytes."""
+    _check_status(answer, status)
     body = bytearray()
     async for chunk in answer.content.iter_chunked(2**16):
         body += chunk
