@@ -15,14 +15,19 @@ FITS: tuple[Fit, ...] = get_args(Fit)
 
 def check_images(images: Any, what: str) -> None:
     """Raise ValueError, naming the images as `what`, for anything but at least one of 3 or 4 channels [B, H, W, C]."""
-    shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    if not isinstance(images, Tensor) or images.ndim != 4 or 0 in images.shape or images.shape[-1] not in (3, 4):
+    got = f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+    if isinstance(images, Tensor) and 0 in images.shape:
+        raise ValueError(f"The {what} is empty, {got}; check the file or the node that it comes from.")
+    if (
+        not isinstance(images, Tensor)
+        or images.ndim != 4
+        or images.shape[-1] not in (3, 4)
+        or not images.is_floating_point()
+    ):
         raise ValueError(
-            f"The {what} must be images [batch, height, width, 3 or 4 channels], none of them 0, got {shape}; load it "
-            "with 'Load Image', or turn a mask into an image with 'Convert Mask to Image'."
+            f"The {what} must be [batch, height, width, 3 or 4 channels] of floating point, 0 to 1, got {got}; check "
+            "the node that it comes from, or use 'Convert Mask to Image' for a mask."
         )
-    if not images.is_floating_point():
-        raise ValueError(f"The {what} is {images.dtype}, but images are floating point, 0 to 1; load it anew.")
 
 
 def fit_image(image: Any, width: int, height: int, fit: Fit = "crop", what: str = "start image") -> Tensor:

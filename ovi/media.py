@@ -82,7 +82,7 @@ def at_24(frames: Tensor, fps: float, count: int | None = None, what: str = "vid
 
 def sample_rate(audio: Any, what: str = "audio") -> int:
     """Return the sample rate of an AUDIO. Raises ValueError, naming it as `what`, for any that is none."""
-    rate = audio.get("sample_rate") if isinstance(audio, Mapping) else None
+    rate: Any = audio.get("sample_rate") if isinstance(audio, Mapping) else None
     lowest, highest = SAMPLE_RATES
     try:
         whole = int(rate)
@@ -148,15 +148,14 @@ def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     grows with the length of the wave alone, and memory is bounded.
     """
     if max(rate, new_rate) // math.gcd(rate, new_rate) <= LARGEST_TERM:
-        return resample(wave, rate, new_rate, ZERO_CROSSINGS, ROLLOFF)  # type: ignore[no-any-return]
+        return resample(wave, rate, new_rate, ZERO_CROSSINGS, ROLLOFF)
     cutoff = ROLLOFF * min(1.0, new_rate / rate)  # in zero crossings per sample
     reach = math.ceil(ZERO_CROSSINGS / cutoff)
     taps = torch.arange(2 * reach + 2, device=wave.device)
     padded = F.pad(wave, (reach, reach + 1))
+    indices = torch.arange(-(-wave.shape[-1] * new_rate // rate), device=wave.device)
     blocks = []
-    for block in torch.arange(-(-wave.shape[-1] * new_rate // rate), device=wave.device).split(
-        max(1, FILTER_NUMBERS // len(taps))
-    ):
+    for block in indices.split(max(1, FILTER_NUMBERS // len(taps))):
         position = block[:, None] * rate  # in 1 / new_rate of a sample
         crossings = (taps - reach - position % new_rate / new_rate) * cutoff
         crossings = crossings.clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)

@@ -92,12 +92,11 @@ def check_latent(shapes: Sequence[torch.Size]) -> list[torch.Size]:
             f"Ovi needs a joint latent of video [B, {channels[0]}, F, H, W] and audio [B, {channels[1]}, L], but got "
             f"{' and '.join(str(list(shape)) for shape in shapes)}; use 'Empty Ovi Latent' or 'Ovi Image to Video'."
         )
-    (clips, *_), (recordings, *_) = shapes
-    if clips != recordings or any(0 in shape for shape in shapes):
+    video, audio = shapes
+    if video[0] != audio[0] or 0 in (*video, *audio):
         raise ValueError(
-            f"The joint latent has the video of {clips} clips, {list(shapes[0])}, and the audio of {recordings}, "
-            f"{list(shapes[1])}, but Ovi needs both of the same clips, none of them empty; give both halves the same "
-            "batch size before 'Concat AV Latent'."
+            f"The halves of the joint latent do not belong together: video {list(video)} and audio {list(audio)}; Ovi "
+            "needs the same batch size of both, and nothing empty: mend them before 'Concat AV Latent'."
         )
     return list(shapes)
 
