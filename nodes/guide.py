@@ -12,7 +12,7 @@ MAX_CFG = 100.0
 
 
 def percent(name: str, default: float, tooltip: str) -> io.Input:
-    """A place in the schedule, 0 to 1."""
+    """Return an input for a place in the schedule, 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
 
 

@@ -21,7 +21,7 @@ PROMPT = (
 
 
 def truncation(name: str, encoded: EncodedText) -> str:
-    """The note on a text that Ovi does not read to its end."""
+    """Return the note on a text that Ovi does not read to its end."""
     return f"{name}: {encoded.tokens} tokens, but Ovi reads {TEXT_LEN}: the last {encoded.truncated} were truncated"
 
 

@@ -122,7 +122,7 @@ def normalisations(vae: Mapping[str, Tensor]) -> int:
 
 
 def vae_shapes() -> Shapes:
-    """Keys and shapes of the VAE: 53 convolutions without bias, two gains, and the mel statistics."""
+    """Return the keys and shapes of the VAE: 53 convolutions without bias, two gains, and the mel statistics."""
     fine, middle, coarse = VAE_WIDTHS
     shapes: Shapes = {
         "data_mean": (1, MEL_BANDS, 1),
@@ -159,7 +159,7 @@ def vae_shapes() -> Shapes:
 
 
 def vocoder_shapes() -> Shapes:
-    """Keys and shapes of the vocoder with plain convolutions; the transposed ones, `ups`, are [in, out, kernel]."""
+    """Return the keys and shapes of the vocoder, convolutions folded; transposed ones, `ups`, are [in, out, kernel]."""
     shapes: Shapes = {}
 
     def convolution(name: str, weight: tuple[int, int, int], bias: int) -> None:
@@ -187,7 +187,7 @@ def vocoder_shapes() -> Shapes:
 
 
 def lowpass_filter() -> Tensor:
-    """The vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25 in a Kaiser window of half width 0.3."""
+    """Return the vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25, Kaiser window of half width 0.3."""
     half = FILTER_TAPS // 2
     attenuation = 2.285 * (half - 1) * math.pi * (4 * 0.3) + 7.95  # dB; above 50, where Kaiser's beta is linear in it
     window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7))
@@ -196,7 +196,7 @@ def lowpass_filter() -> Tensor:
 
 
 def mel_basis() -> Tensor:
-    """The mel filter bank [80, 513] of 0 to 8000 Hz on Slaney's scale, each triangle of unit area.
+    """Return the mel filter bank [80, 513] of 0 to 8000 Hz on Slaney's scale, each triangle of unit area.
 
     Slaney's scale is linear up to 1000 Hz (15 mel) and logarithmic above, with 27 mel for a factor of 6.4.
     """

@@ -42,7 +42,7 @@ class OviConfig:
 
     @property
     def head_dim(self) -> int:
-        """Channels of one attention head."""
+        """The channels of one attention head."""
         return self.dim // self.num_heads
 
     @classmethod
@@ -83,7 +83,7 @@ class OviConfig:
 
 
 def _inputs(sd: Mapping[str, Tensor], key: str) -> int:
-    """How many numbers a matrix reads; one of 4 bits holds two of them in a byte."""
+    """Return how many numbers a matrix reads; in 4 bits, a byte holds two."""
     inputs = _shape(sd, key, 2)[1]
     return 2 * inputs if sd[key].dtype == torch.uint8 else inputs
 

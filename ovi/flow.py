@@ -17,6 +17,24 @@ from torch import Tensor
 
 from .sampling import SHIFT
 
+TINY = 1e-12  # the least of what must be positive
+RANGES: dict[str, tuple[float, float]] = {  # of the settings, both ends included
+    "batch": (1, 2**16),
+    "lr": (TINY, 1e6),
+    "betas": (0, 1 - TINY),
+    "weight_decay": (0, 1e6),
+    "warmup": (0, 1e12),
+    "cooldown": (0, 1),
+    "max_norm": (TINY, 1e12),
+    "ema": (0, 1),
+    "shift": (TINY, 1e6),
+    "audio_weight": (0, 1e6),
+    "text_dropout": (0, 1),
+    "first_frame": (0, 1),
+    "split": (0, 1),
+    "split_steps": (0, 1e12),
+    "seed": (0, 2**63 - 1),
+}
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
 
 
@@ -55,6 +73,14 @@ class Settings:
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting out of its range."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
+                option = name.replace("_", " ")
+                raise ValueError(f"The {option} is {value}, but must be from {least:g} to {most:g}.")
 
 
 class Noised(NamedTuple):
