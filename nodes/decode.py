@@ -69,7 +69,7 @@ class OviDecode(io.ComfyNode):
         vae: Any = None,
         audio_vae: Any = None,
     ) -> io.NodeOutput:
-        """Decode the audio first, since it is quick; show on the node its spectrogram and the duration."""
+        """Decode the audio first, since it is quick; show its spectrogram and the duration on the node."""
         if vae is None and audio_vae is None:
             raise ValueError("Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both.")
         if vae is not None:

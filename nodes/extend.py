@@ -20,7 +20,7 @@ MAX_CLIPS = 100  # ComfyUI's own limit of inputs that grow
 def frames_at_24(video: Any, what: str) -> Tensor:
     """Return the frames [T, H, W, 3] of a VIDEO's components at 24 fps; alpha is dropped, as by core's video nodes.
 
-    Raises ValueError, naming the video as `what`, for one without frames or of no frame rate.
+    Raises ValueError, naming the video as `what`, for one without frames or with an impossible frame rate.
     """
     image.check_images(video.images, what)
     return media.at_24(video.images[..., :3], video.frame_rate, what=what)

@@ -50,7 +50,7 @@ def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> 
     Resampling is the Ovi release's for every fit: bicubic (a = -0.75) without antialiasing, so far larger images should
     be scaled down first, and without clamping: hard edges overshoot 0..1 slightly, also in the VAE's input.
 
-    Raises ValueError for another size with "refuse", for what are no images, and for NaN or infinity.
+    Raises ValueError for another size with "refuse", where `check_images` does, and for NaN or infinity.
     """
     check_images(frames, what)
     check_finite(frames, what)

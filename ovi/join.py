@@ -50,7 +50,7 @@ def match_waves(tracks: Sequence[Any], sample_rate: int) -> list[Tensor]:
     """Return ComfyUI's AUDIOs as waves [C, S] of one rate and one number of channels; None becomes an empty wave.
 
     At least one is not None; all get its dtype and device. Mono is repeated in every channel. Raises ValueError for
-    other numbers of channels that differ, and, naming the clip by its number, where `media.recording` does.
+    other numbers of channels that differ, and, naming the clip, where `media.recording` does.
     """
     parts = [
         None if track is None else media.recording(track, f"audio of clip {number}")

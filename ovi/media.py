@@ -21,20 +21,21 @@ from . import geometry
 
 Span = tuple[int, int]
 
-FRAME_RATES = (0.1, 1000.0)  # least and most frames per second of a video
-SAMPLE_RATES = (1000, 1_000_000)  # Hz, least and most of audio: those of every format, and room on both sides
-LARGEST_TERM = 1280  # of ratios for torchaudio: 384 to 44.1 kHz is 1280:147, the largest of two common rates
-ZERO_CROSSINGS, ROLLOFF = 6, 0.99  # of torchaudio's filter
-FILTER_NUMBERS = 2**20  # as many weights as are held at once
-AUDIBLE_GAP = 0.1  # seconds; the parts of a latent that Ovi makes differ by 0.03 at most
+FRAME_RATES = (0.1, 1000.0)  # frames per second, lowest and highest
+SAMPLE_RATES = (1000, 1_000_000)  # Hz, lowest and highest: beyond those of any audio format
+LARGEST_TERM = 1280  # of a ratio that torchaudio gets: common rates need no larger one (384 to 44.1 kHz is 1280:147)
+ZERO_CROSSINGS, ROLLOFF = 6, 0.99  # torchaudio's defaults
+BLOCK = 2**20  # numbers
+AUDIBLE_GAP = 0.1  # seconds; the halves of an Ovi latent differ by 0.03 at most
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Return whether a tensor is free of NaN and infinity.
 
-    It makes no copy: torch.isfinite() would need as much memory again, and videos are gigabytes.
+    amin() and amax() copy nothing, whatever the strides, where isfinite() would need as much memory again: videos are
+    gigabytes.
     """
-    return not tensor.numel() or (math.isfinite(tensor.min()) and math.isfinite(tensor.max()))
+    return not tensor.numel() or (math.isfinite(tensor.amin()) and math.isfinite(tensor.amax()))
 
 
 def check_finite(tensor: Tensor, what: str) -> None:
@@ -44,7 +45,7 @@ def check_finite(tensor: Tensor, what: str) -> None:
 
 
 def frame_rate(fps: Any, what: str = "video") -> float:
-    """Return a frame rate as a float. Raises ValueError, naming the video as `what`, for any that is none."""
+    """Return a frame rate as a float. Raises ValueError, naming the video as `what`, for an impossible one."""
     lowest, highest = FRAME_RATES
     try:
         rate = float(fps)
@@ -62,7 +63,7 @@ def frame_rate(fps: Any, what: str = "video") -> float:
 def retimed(frames: int, fps: float, what: str = "video") -> Tensor:
     """Return the indices [N] of the frames that show a video of `frames` at `fps` at 24 fps: the nearest each time.
 
-    Raises ValueError, naming the video as `what`, for a frame rate that is none.
+    Raises ValueError, naming the video as `what`, for an impossible frame rate.
     """
     fps = frame_rate(fps, what)
     times = torch.arange(math.ceil(frames * geometry.FPS / fps) + 1, dtype=torch.float64) / geometry.FPS
@@ -73,7 +74,7 @@ def retimed(frames: int, fps: float, what: str = "video") -> Tensor:
 def at_24(frames: Tensor, fps: float, count: int | None = None, what: str = "video") -> Tensor:
     """Return all frames of a video at `fps`, or the first `count`, as shown at 24 fps; a view where it is at 24.
 
-    Raises ValueError, naming the video as `what`, for a frame rate that is none.
+    Raises ValueError, naming the video as `what`, for an impossible frame rate.
     """
     if fps == geometry.FPS:
         return frames[:count]
@@ -81,7 +82,7 @@ def at_24(frames: Tensor, fps: float, count: int | None = None, what: str = "vid
 
 
 def sample_rate(audio: Any, what: str = "audio") -> int:
-    """Return the sample rate of an AUDIO. Raises ValueError, naming it as `what`, for any that is none."""
+    """Return the sample rate of an AUDIO. Raises ValueError, naming the audio as `what`, for an impossible one."""
     rate: Any = audio.get("sample_rate") if isinstance(audio, Mapping) else None
     lowest, highest = SAMPLE_RATES
     try:
@@ -99,7 +100,7 @@ def sample_rate(audio: Any, what: str = "audio") -> int:
 def recording(audio: Any, what: str = "audio") -> tuple[Tensor, int]:
     """Return the waveform [C, S], which may have no samples, and the sample rate of an AUDIO.
 
-    Raises ValueError, naming it as `what`, for anything but one recording of finite numbers at a possible rate.
+    Raises ValueError, naming the audio as `what`, unless it is one recording of finite numbers at a possible rate.
     """
     waveform = audio.get("waveform") if isinstance(audio, Mapping) else None
     if not isinstance(waveform, Tensor):
@@ -129,7 +130,7 @@ def fills_a_latent(audio: Mapping[str, Any]) -> bool:
 def mono(audio: Any, new_rate: int, what: str = "audio") -> Tensor:
     """Mix the channels of audio evenly and resample it: [S].
 
-    Raises ValueError, naming it as `what`, where `recording` does, and for audio too short for one latent.
+    Raises ValueError, naming the audio as `what`, where `recording` does, and for audio too short for one latent.
     """
     waveform, rate = recording(audio, what)
     if not fills_a_latent(audio):
@@ -141,11 +142,11 @@ def mono(audio: Any, new_rate: int, what: str = "audio") -> Tensor:
 
 
 def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
-    """Resample a wave [..., S] of 32 bits: [..., ceil(S * new_rate / rate)].
+    """Resample a wave [..., S] of float32: [..., ceil(S * new_rate / rate)].
 
-    torchaudio holds a filter for each of the new samples until the two rates meet again: 1.9 billion numbers from 44101
-    to 44100 Hz. Where these are too many, the same filters are computed for a block of samples at a time, so that time
-    grows with the length of the wave alone, and memory is bounded.
+    torchaudio holds one filter for each new sample until the two rates are in phase again: 1.9 billion numbers from
+    44101 to 44100 Hz. For such rates this computes the same filters block by block, so that memory is bounded and time
+    grows only with the length of the wave.
     """
     if max(rate, new_rate) // math.gcd(rate, new_rate) <= LARGEST_TERM:
         return resample(wave, rate, new_rate, ZERO_CROSSINGS, ROLLOFF)
@@ -155,7 +156,7 @@ def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     padded = F.pad(wave, (reach, reach + 1))
     indices = torch.arange(-(-wave.shape[-1] * new_rate // rate), device=wave.device)
     blocks = []
-    for block in indices.split(max(1, FILTER_NUMBERS // len(taps))):
+    for block in indices.split(max(1, BLOCK // len(taps))):
         position = block[:, None] * rate  # in 1 / new_rate of a sample
         crossings = (taps - reach - position % new_rate / new_rate) * cutoff
         crossings = crossings.clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
@@ -203,7 +204,7 @@ def audio_note(mask: Tensor) -> str:
 
 
 def gap_notes(audio_latents: int, seconds: float) -> list[str]:
-    """Say how much of the audio is cut, or how much silence follows it, in a video of `seconds`, where one hears it."""
+    """Say by how much the audio is longer or shorter than a video of `seconds`, if that is audible."""
     lasts = audio_latents / geometry.AUDIO_LATENT_RATE
     gap = seconds - lasts
     if abs(gap) <= AUDIBLE_GAP:

@@ -91,7 +91,7 @@ class JointLatent:
         """Encode frames [T, H, W, C] from the start of the clip and preserve the first `keep_frames` (0: all).
 
         Only whole latents are encoded and preserved: 4n + 1 frames. Returns notes on what was left out or retimed.
-        Raises ValueError, naming the video as `what`, for what is none.
+        Raises ValueError, naming the video as `what`, for anything else.
         """
         image.check_images(frames, what)
         fps = media.frame_rate(fps, what)
@@ -116,7 +116,7 @@ class JointLatent:
         """Encode audio from the start of the clip and preserve its first `keep_seconds` (0: all).
 
         The VAE gets no silence beyond the end of the audio, which Ovi would take for a pause to continue. Returns notes
-        on what was left out or clipped. Raises ValueError, naming the audio as `what`, for what is none.
+        on what was left out or clipped. Raises ValueError, naming the audio as `what`, for anything else.
         """
         rate = vae.audio_sample_rate
         wave = media.mono(audio, rate, what)

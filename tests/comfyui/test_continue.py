@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ovi.join import starts
-from support.media import RATE, BlockVAE, WindowVAE, random_frames, slices, tone
+from support.media import RATE, BlockVAE, WindowVAE, broken, random_frames, slices, tone
 from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -140,21 +140,14 @@ def test_clips_that_do_not_join(comfy):
         joined(comfy, *(video(random_frames(count)) for count in (30, 30, 25)))
 
 
-def bad(tensor, value=torch.nan):
-    """Return a copy whose last number is bad."""
-    tensor = tensor.clone(memory_format=torch.contiguous_format)
-    tensor.view(-1)[-1] = value
-    return tensor
-
-
 CLIP, TONE = random_frames(30), tone(30 / 24)
 
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ((bad(CLIP), TONE), "{video} contains NaN or infinity"),
-        ((CLIP, TONE | {"waveform": bad(TONE["waveform"], torch.inf)}), "{audio} contains NaN or infinity"),
+        ((broken(CLIP), TONE), "{video} contains NaN or infinity"),
+        ((CLIP, TONE | {"waveform": broken(TONE["waveform"], torch.inf)}), "{audio} contains NaN or infinity"),
         ((CLIP[:0], TONE), "{video} is empty, [0, 96, 128, 3]"),
         ((torch.zeros(0, 0, 0, 3), None), "{video} is empty, [0, 0, 0, 3]"),
         ((CLIP[..., 0], TONE), "{video} must be [batch, height, width, 3 or 4 channels]"),
@@ -167,7 +160,7 @@ CLIP, TONE = random_frames(30), tone(30 / 24)
         ((CLIP, TONE | {"sample_rate": 0}), "{audio} has a sample rate of 0"),
     ],
 )
-def test_what_is_no_video_is_named(comfy, inputs, message):
+def test_a_broken_clip_is_named(comfy, inputs, message):
     """By both nodes that take one: the clip to continue, or which of those to join."""
     with pytest.raises(ValueError, match=re.escape(message.format(video="The clip", audio="The clip's audio"))):
         go_on(comfy, video(*inputs))
@@ -176,7 +169,7 @@ def test_what_is_no_video_is_named(comfy, inputs, message):
         joined(comfy, video(CLIP, TONE), video(*inputs))
 
 
-def test_the_first_clips_sound_is_checked_too(comfy):
+def test_the_audio_of_the_first_clip_is_checked_too(comfy):
     for audio in ({}, TONE | {"sample_rate": math.inf}):
         with pytest.raises(ValueError, match="has a sample rate of"):
             joined(comfy, video(CLIP, audio), video(CLIP, TONE))
@@ -193,7 +186,7 @@ def test_alpha_is_dropped_from_clips(comfy):
 
 
 @pytest.mark.parametrize("rate", [11127, 44101, 46034])
-def test_sound_of_an_odd_rate_is_continued_and_joined(comfy, rate):
+def test_audio_of_an_odd_rate_is_continued_and_joined(comfy, rate):
     clip = video(CLIP, tone(30 / 24, rate))
     latent, *_ = go_on(comfy, clip)
     plain, *_ = go_on(comfy, video(CLIP, TONE))

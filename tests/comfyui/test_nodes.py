@@ -294,7 +294,7 @@ def test_nan_stops_at_the_decoder(comfy, value):
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
-def test_decode_refuses_a_rate_that_is_none(comfy, fps):
+def test_decode_refuses_an_impossible_frame_rate(comfy, fps):
     with pytest.raises(ValueError, match=r"frames per second, but needs 0\.1 to 1000"):
         decode(comfy, empty(comfy), audio_vae=ToneVAE(), fps=fps)
 
@@ -308,7 +308,7 @@ def test_decode_refuses_a_rate_that_is_none(comfy, fps):
     ],
 )
 def test_decode_says_where_the_halves_differ_in_length(comfy, audio_latents, said):
-    """They can be joined by hand; both are decoded."""
+    """Joined by hand; both are decoded."""
     from comfy.nested_tensor import NestedTensor
 
     latent = {"samples": NestedTensor((torch.zeros(1, 48, 10, 6, 4), torch.zeros(1, 20, audio_latents)))}
@@ -320,7 +320,7 @@ def test_decode_says_where_the_halves_differ_in_length(comfy, audio_latents, sai
 
 
 def test_halves_of_two_batches_are_refused(comfy):
-    """Put together by hand, they fail in core before a sampler starts, but are named wherever Ovi sees them first."""
+    """Joined by hand. In a sampler, core fails before Ovi sees them."""
     from comfy.nested_tensor import NestedTensor
 
     latent = {"samples": NestedTensor((torch.zeros(1, 48, 3, 6, 4), torch.zeros(2, 20, 11)))}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ovi import geometry, media
-from support.media import BlockVAE, WindowVAE, random_frames, tone
-from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
+from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
+from support.sampling import TimestepSpy, assert_equal, guide, joint, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -242,20 +242,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
         refer(comfy, **inputs)
 
 
-def spoilt(tensor, value=torch.nan):
-    """Return a copy with one bad number, in the middle."""
-    tensor = tensor.clone(memory_format=torch.contiguous_format)
-    tensor.view(-1)[tensor.numel() // 2] = value
-    return tensor
-
-
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"start_image": spoilt(random_frames(1))}, "The start image contains NaN or infinity"),
-        ({"end_image": spoilt(random_frames(1), torch.inf)}, "The end image contains NaN or infinity"),
-        ({"video": spoilt(random_frames(5), -torch.inf)}, "The reference video contains NaN or infinity"),
-        ({"audio": AUDIO | {"waveform": spoilt(AUDIO["waveform"])}}, "The audio contains NaN or infinity"),
+        ({"start_image": broken(random_frames(1))}, "The start image contains NaN or infinity"),
+        ({"end_image": broken(random_frames(1), torch.inf)}, "The end image contains NaN or infinity"),
+        ({"video": broken(random_frames(5), -torch.inf)}, "The reference video contains NaN or infinity"),
+        ({"audio": AUDIO | {"waveform": broken(AUDIO["waveform"])}}, "The audio contains NaN or infinity"),
         ({"start_image": random_frames(1)[..., :2]}, "The start image must be [batch, height, width, 3 or 4 channels]"),
         ({"end_image": random_frames(1)[..., :1]}, "The end image must be"),
         ({"end_image": random_frames(1)[..., 0]}, "The end image must be"),
@@ -273,7 +266,7 @@ def spoilt(tensor, value=torch.nan):
         ({"audio": AUDIO, "remake": "audio", "remake_start": -1.0}, "begins at -1.00 s"),
     ],
 )
-def test_what_is_no_image_video_or_audio_is_named(comfy, inputs, message):
+def test_broken_input_is_named(comfy, inputs, message):
     """Before sampling, which would blame the model for a NaN."""
     with pytest.raises(ValueError, match=re.escape(message)):
         refer(comfy, **inputs)
@@ -291,7 +284,7 @@ def test_what_is_no_image_video_or_audio_is_named(comfy, inputs, message):
 def test_a_vae_that_encodes_to_nan_is_named(comfy, monkeypatch, name, inputs):
     for kind in (BlockVAE, WindowVAE):
         encode = kind.encode
-        monkeypatch.setattr(kind, "encode", lambda vae, given, encode=encode: spoilt(encode(vae, given)))
+        monkeypatch.setattr(kind, "encode", lambda vae, given, encode=encode: broken(encode(vae, given)))
     with pytest.raises(
         ValueError, match=f"^The VAE turned the {name} into NaN or infinity; look for a damaged VAE file"
     ):
@@ -299,8 +292,6 @@ def test_a_vae_that_encodes_to_nan_is_named(comfy, monkeypatch, name, inputs):
 
 
 def test_halves_that_do_not_belong_together_are_refused(comfy):
-    from support.sampling import joint
-
     for shapes in (((1, 48, 4, 6, 8), (2, 20, 17)), ((1, 48, 4, 6, 8), (1, 20, 0)), ((0, 48, 4, 6, 8), (0, 20, 17))):
         latent = {"samples": joint(*map(torch.zeros, shapes))}
         with pytest.raises(ValueError, match=r"^The halves of the joint latent do not belong together: video \["):

@@ -125,7 +125,7 @@ def test_extreme_shapes_come_out_as_asked(fit, size):
     ],
 )
 @pytest.mark.parametrize("fit", ["crop", "refuse"])
-def test_what_is_no_image_is_refused(image, message, fit):
+def test_a_broken_image_is_refused(image, message, fit):
     with pytest.raises(ValueError, match=f"^The end image .*{message}"):
         fit_image(image, 8, 8, fit, "end image")
 

@@ -106,14 +106,14 @@ def test_audio_gets_one_rate_and_the_same_channels():
         (lambda wave: wave.short(), "audio of clip 2 has a waveform of torch.int16"),
     ],
 )
-def test_a_clip_whose_sound_is_none_is_named(change, message):
+def test_a_clip_with_broken_audio_is_named(change, message):
     """A second recording of a batch would be dropped."""
     good = tone(1.0)
     with pytest.raises(ValueError, match=message):
         match_waves([good, good | {"waveform": change(good["waveform"])}], RATE)
 
 
-def test_sound_without_samples_is_silence():
+def test_audio_without_samples_is_silence():
     good = tone(1.0, 48000)
     empty = tone(0.0, 44101)
     assert [len(wave[0]) for wave in match_waves([good, empty], 48000)] == [48000, 0]

@@ -80,16 +80,16 @@ def test_broken_audio_is_refused(change, message):
 
 
 @pytest.mark.parametrize("audio", [{}, None, [], {"sample_rate": 16000}, tone(1.0)["waveform"]])
-def test_what_has_no_waveform_is_refused(audio):
-    with pytest.raises(ValueError, match=r"^The voice has no waveform; load it with 'Load Audio'\.$"):
-        media.mono(audio, RATE, "voice")
+def test_audio_without_a_waveform_is_refused(audio):
+    with pytest.raises(ValueError, match=r"^The audio has no waveform; load it with 'Load Audio'\.$"):
+        media.mono(audio, RATE)
 
 
 @pytest.mark.parametrize(
     "rate",
     [0, -44100, 1, 999, 22050.5, math.nan, math.inf, "44100", None, True, [44100], 1_000_001, 10**12, 2**63, 1e300],
 )
-def test_a_rate_that_is_none_is_refused(rate):
+def test_an_impossible_sample_rate_is_refused(rate):
     """Before it sizes anything, in both users of the rate."""
     audio = tone(1.0) | {"sample_rate": rate}
     for user in (lambda: media.mono(audio, RATE), lambda: join.match_waves([None, audio], RATE)):
@@ -98,13 +98,13 @@ def test_a_rate_that_is_none_is_refused(rate):
 
 
 def test_a_rate_may_be_any_whole_number():
-    """Whatever type it has: other packs hand on floats and NumPy's integers."""
+    """Of any type: other packs pass floats and NumPy's integers."""
     for rate in (16000.0, torch.tensor(16000), torch.tensor(16000).numpy(), math.prod((16, 1000))):
         assert len(media.mono(tone(1.0, 16000) | {"sample_rate": rate}, RATE)) == RATE
 
 
 class Numbers(TorchDispatchMode):
-    """Counts the numbers that torch's operations return: all of them, and the most at once."""
+    """Counts the numbers that torch's operations return: in all, and by the largest."""
 
     def __init__(self):
         super().__init__()
@@ -149,8 +149,8 @@ def test_any_rate_is_resampled_exactly(rate):
 
 
 @pytest.mark.parametrize("rate", ODD)
-def test_the_cost_of_resampling_is_the_length_of_the_sound(rate):
-    """A quarter second: at most what its own samples need, whatever the rate has in common with the other."""
+def test_the_cost_of_resampling_depends_on_the_duration_alone(rate):
+    """A quarter of a second, whatever the two rates have in common; torchaudio would make 1.9 billion weights of it."""
     audio = tone(0.25, rate, 2)
     for resample in (lambda: media.mono(audio, RATE), lambda: join.match_waves([tone(0.1), audio], RATE)):
         with Numbers() as numbers:
@@ -160,13 +160,13 @@ def test_the_cost_of_resampling_is_the_length_of_the_sound(rate):
 
 
 @pytest.mark.parametrize("rate", [0, -24, 0.0999, 1000.5, 1e9, math.nan, math.inf, None, "fast", 10**400])
-def test_a_frame_rate_that_is_none_is_refused(rate):
-    with pytest.raises(ValueError, match=r"^The clip has .+ frames per second, but needs 0.1 to 1000; check"):
-        media.at_24(torch.zeros(9, 4, 4, 3), rate, what="clip")
+def test_an_impossible_frame_rate_is_refused(rate):
+    with pytest.raises(ValueError, match=r"^The video has .+ frames per second, but needs 0.1 to 1000; check"):
+        media.at_24(torch.zeros(9, 4, 4, 3), rate)
 
 
 @pytest.mark.parametrize(("latents", "seconds"), [(157, 121 / 24), (314, 241 / 24), (1, 1 / 24), (22, 17 / 24)])
-def test_sound_of_the_right_length_needs_no_note(latents, seconds):
+def test_audio_of_the_right_length_needs_no_note(latents, seconds):
     assert media.gap_notes(latents, seconds) == []
 
 
