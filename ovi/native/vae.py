@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import audio_vae, geometry
+from .. import audio_vae, geometry, media
 
 
 def require_video_vae(vae: Any) -> None:
@@ -56,10 +56,29 @@ def _load_patcher(
     return load_audio_vae(vae_path, vocoder_path).patcher
 
 
+def encode(vae: Any, given: Tensor, what: str) -> Tensor:
+    """Encode frames [T, H, W, 3] to [1, 48, F, h, w], or a wave [1, S, 1] to [1, 20, L].
+
+    Raises ValueError, naming the input as `what`, where the VAE gives NaN or infinity.
+    """
+    return _checked(vae.encode(given), what)
+
+
+def _checked(result: Tensor, what: str) -> Tensor:
+    """Return what a VAE gave for `what`; raise ValueError for NaN or infinity."""
+    if not media.is_finite(result):
+        raise ValueError(
+            f"The VAE turned the {what} into NaN or infinity; look for a damaged VAE file, or for --fp16-vae among "
+            "ComfyUI's options."
+        )
+    return result
+
+
 def decode_video(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
     """Decode one clip's video latent [1, 48, F, h, w] to frames [T, H, W, 3].
 
-    Tiles of `tile_size` pixels (0: none) divide the frames but never the time, where their seams would flicker.
+    Tiles of `tile_size` pixels (0: none) divide the frames but never the time, where their seams would flicker. Raises
+    ValueError where the VAE gives NaN or infinity.
     """
     if tile_size:
         tile = tile_size // vae.spacial_compression_decode()
@@ -72,10 +91,13 @@ def decode_video(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
         )
     else:
         frames = vae.decode(latent)
-    return frames.flatten(0, 1)
+    return _checked(frames, "video half of the latent").flatten(0, 1)
 
 
 def decode_audio(vae: Any, latent: Tensor, seconds: float) -> Tensor:
-    """Decode one clip's audio latent [1, 20, L] to a waveform [1, channels, samples] of exactly `seconds`."""
-    waveform = vae.decode(latent).movedim(-1, 1)
+    """Decode one clip's audio latent [1, 20, L] to a waveform [1, channels, samples] of exactly `seconds`.
+
+    Raises ValueError where the VAE gives NaN or infinity.
+    """
+    waveform = _checked(vae.decode(latent), "audio half of the latent").movedim(-1, 1)
     return pad(waveform, (0, round(seconds * vae.audio_sample_rate) - waveform.shape[-1]))
