@@ -86,7 +86,7 @@ class MappedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        _require_safetensors(path)
+        require_safetensors(path)
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = 8 + int.from_bytes(self._map[:8], "little")
@@ -136,9 +136,15 @@ def check(path: Path, source: str = "") -> str:
     raise _refusal(path, "is of no known format", source)
 
 
+def require_safetensors(path: Path) -> None:
+    """Check a safetensors file (see `check`); raise ValueError for a PyTorch file, too."""
+    if check(path) != SAFETENSORS:
+        raise ValueError(f"{shown(path)} is a PyTorch file, but a safetensors file is needed.")
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors and the metadata of a safetensors file into memory."""
-    _require_safetensors(path)
+    require_safetensors(path)
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, str] | None = file.metadata()
     return load_file(path), metadata or {}
@@ -248,11 +254,6 @@ def _other_format(start: bytes) -> str | None:
     return None
 
 
-def _require_safetensors(path: Path) -> None:
-    if check(path) != SAFETENSORS:
-        raise ValueError(f"{shown(path)} is a PyTorch file, but a safetensors file is needed.")
-
-
 def _check_safetensors(path: Path, length: int, source: str) -> None:
     """Check the header of a safetensors file: against the file's size, as safetensors does, and what it declares."""
     if MAX_HEADER < length <= path.stat().st_size:
@@ -295,10 +296,11 @@ def _load_pytorch(path: Path, source: str) -> dict[str, Tensor]:
     zipped = zipfile.is_zipfile(path)
     if zipped:
         _check_zip(path, source)
+    mapped = zipped and path.suffix.lower() != ".safetensors"  # torch reads what is called so as safetensors
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            loaded = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
+            loaded = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises anything on a damaged file
         if strange := _OBJECT.search(str(error)):
             raise ValueError(
