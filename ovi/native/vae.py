@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
 import comfy.sd
-import comfy.utils
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from .. import audio_vae, geometry, media
+from ..files import naming
+from .files import read
 
 
 def require_video_vae(vae: Any) -> None:
@@ -40,10 +42,12 @@ def _describe(vae: Any) -> str:
 
 def load_audio_vae(vae_path: str, vocoder_path: str | None = None) -> comfy.sd.VAE:
     """Return the audio VAE and its vocoder as one VAE, which ComfyUI can load again for another device."""
-    vae_sd = comfy.utils.load_torch_file(vae_path, safe_load=True)
-    vocoder_sd = None if vocoder_path is None else comfy.utils.load_torch_file(vocoder_path, safe_load=True)
+    vae_sd, _ = read(vae_path, audio_vae.SOURCES[audio_vae.VAE])
+    vocoder_sd = None if vocoder_path is None else read(vocoder_path, audio_vae.SOURCES[audio_vae.VOCODER])[0]
     # Always float32: in 16 bits, which --bf16-vae asks of every VAE, decoding gives wrong audio and encoding fails.
-    vae = comfy.sd.VAE(sd=audio_vae.merge(vae_sd, vocoder_sd), dtype=torch.float32)
+    with naming(*[Path(path) for path in (vae_path, vocoder_path) if path is not None]):
+        merged = audio_vae.merge(vae_sd, vocoder_sd)
+    vae = comfy.sd.VAE(sd=merged, dtype=torch.float32)
     vae.throw_exception_if_invalid()
     vae.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return vae

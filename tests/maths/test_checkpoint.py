@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi import checkpoint
+from ovi import checkpoint, quantised
 from ovi.config import OviConfig
 from support import golden_model
 
@@ -118,7 +118,7 @@ def test_scaled_fp8(mark, extra):
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"layers": 3}'])
 def test_damaged_quantization_metadata(text):
     with pytest.raises(ValueError, match="_quantization_metadata does not list its layers; the file is damaged"):
-        checkpoint.to_published(SD, {checkpoint.QUANTIZATION_KEY: text})
+        checkpoint.to_published(SD, {quantised.METADATA_KEY: text})
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"{}", b"3"])
