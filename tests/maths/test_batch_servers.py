@@ -208,7 +208,13 @@ def test_what_is_no_clip_is_reported_and_generated_again(tmp_path, generate, nam
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        ({"status_str": "error", "messages": [["execution_error", {"node_type": "X", "exception_message": "no\n\x1b[31m\ud800"}]]}, "X: no [31m"),
+        (
+            {
+                "status_str": "error",
+                "messages": [["execution_error", {"node_type": "X", "exception_message": "no\n\x1b[31m\ud800"}]],
+            },
+            "X: no [31m",
+        ),
         ({"status_str": "error", "messages": [["execution_interrupted", {}]]}, "execution_interrupted"),
         ({"status_str": "error", "messages": []}, "it failed, without a message"),
         ({"status_str": "error", "messages": [["execution_error", 7]]}, "it failed, without a message"),
