@@ -92,6 +92,34 @@ def test_formats_in_metadata_go_with_their_layers(files, tmp_path):
     assert golden_model.metadata(tmp_path / "out") == golden_model.metadata() | {"modelspec.title": "Ovi"}
 
 
+def test_merge_joins_shards(files, tmp_path, capsys):
+    """Of the whole model, or of each tower; given by the first."""
+
+    def shards(name, sd):
+        halves = [dict(list(sd.items())[:100]), dict(list(sd.items())[100:])]
+        paths = [tmp_path / f"{name}-0000{number}-of-00002.safetensors" for number in (1, 2)]
+        for path, written in zip(paths, files(*halves), strict=True):
+            written.rename(path)
+        return paths
+
+    both, video, audio = (shards(*case) for case in (("m", SD), ("v", tower(VIDEO)), ("a", tower(AUDIO))))
+    assert convert("merge", both[0], tmp_path / "1") == 0
+    assert convert("merge", audio[0], video[0], tmp_path / "2") == 0
+    for out in (tmp_path / "1", tmp_path / "2"):
+        merged = load_file(out)
+        assert merged.keys() == SD.keys()
+        assert all(torch.equal(merged[key], SD[key]) for key in SD)
+        assert golden_model.metadata(out) == golden_model.metadata()
+    capsys.readouterr()
+    assert convert("merge", both[0], both[1], "--force") == 2
+    assert "m-00002-of-00002.safetensors is given twice" in capsys.readouterr().err
+    assert convert("split", both[1], tmp_path / "3", tmp_path / "4") == 2
+    assert "choose the first, m-00001-of-00002.safetensors" in capsys.readouterr().err
+    both[1].unlink()
+    assert convert("merge", both[0], tmp_path / "3") == 2
+    assert "m-00002-of-00002.safetensors is missing" in capsys.readouterr().err
+
+
 def test_dry_run_lists_and_writes_nothing(tmp_path, capsys):
     assert convert("quantize", golden_model.MODEL, tmp_path / "out", "--format", "nvfp4", "--dry-run") == 0
     *lines, total = capsys.readouterr().out.splitlines()
