@@ -93,13 +93,14 @@ def _around_sampling(
     latent_shapes: Sequence[torch.Size],
     **kwargs: Any,
 ) -> Tensor:
-    """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent and a result with NaN.
+    """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent, wrong noise and NaN.
 
     What the mask preserves is returned as it came: a run that ends above sigma 0 leaves noise there, which the next
     stage would preserve.
     """
     model: Ovi = executor.class_obj.model_patcher.model
     model.latent_format.shapes = check_latent(latent_shapes)
+    noise = _noise_for(noise, latent_image)
     samples: Tensor = executor(
         noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs
     )
@@ -111,3 +112,19 @@ def _around_sampling(
     if denoise_mask is None:
         return samples
     return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
+
+
+def _noise_for(noise: Tensor, latent: Tensor) -> Tensor:
+    """Return the noise for a packed latent [B, 1, N].
+
+    'KSampler (Advanced)' without noise makes zeros for the video alone (ComfyUI up to 0.30): zeros of the latent's
+    shape are meant. Raises ValueError for any other noise of another shape.
+    """
+    if noise.shape[1:] == latent.shape[1:]:
+        return noise
+    if noise.any():
+        raise ValueError(
+            f"The sampler made {noise.numel()} numbers of noise, but video and audio together have {latent.numel()}: "
+            "it takes the latent for a video alone; use 'KSampler', 'SamplerCustom' or 'SamplerCustomAdvanced'."
+        )
+    return torch.zeros_like(latent)
