@@ -14,6 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .. import checkpoint
+from . import gguf
 from .latent import check_latent
 from .model import Ovi, OviSupported
 
@@ -36,33 +37,38 @@ def load(
             "take a file of another format."
         )
 
+    ggml = next((gguf.pack(path) for path in paths if gguf.is_gguf(path)), None)
+    if ggml and (options.get("dtype") or checkpoint.formats(sd)):
+        raise ValueError(
+            "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower from "
+            "a GGUF file too, or from one that is not quantised."
+        )
+
     supported = OviSupported({"ovi_config": config})
     supported.quant_config = comfy.utils.detect_layer_quantization(sd, "")
     load_device = options.get("load_device", comfy.model_management.get_torch_device())
     offload_device = options.get("offload_device", comfy.model_management.unet_offload_device())
     supported.set_inference_dtype(*_dtypes(sd, supported, options.get("dtype"), load_device))
-    supported.custom_operations = options.get("custom_operations")
+    supported.custom_operations = ggml.GGMLOps if ggml else options.get("custom_operations")
     if options.get("fp8_optimizations"):
         supported.optimizations["fp8"] = True
 
     model = supported.get_model(sd)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    dynamic = not (disable_dynamic or ggml)
+    patcher_class = comfy.model_patcher.CoreModelPatcher if dynamic else comfy.model_patcher.ModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
-    model.load_model_weights(sd, "", assign=patcher.is_dynamic())
+    model.load_model_weights(gguf.packed(sd), "", assign=patcher.is_dynamic())
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
     patcher.cached_patcher_init = (load, (paths, options))
-    return patcher
+    return ggml.GGUFModelPatcher.clone(patcher) if ggml else patcher
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """Return a file's tensors and metadata."""
-    if path.lower().endswith(".gguf"):
-        raise ValueError(
-            f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
-            "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
-        )
+    if gguf.is_gguf(path):
+        return gguf.read(path)
     return comfy.utils.load_torch_file(path, return_metadata=True)
 
 
