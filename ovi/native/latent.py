@@ -49,11 +49,16 @@ class OviLatent(comfy.latent_formats.Wan22):
         return self._on_video(super().process_out, latent)
 
     def preview_frame(self, latent: Tensor) -> Tensor:
-        """Return one frame [B, 48, 1, H, W] of a video or packed latent, the next one at each call: previews move."""
+        """Return one frame [B, 48, H, W] of a video or packed latent, the next one at each call: previews move.
+
+        Frames [N, 48, H, W] are returned as they are: VideoHelperSuite chooses its own.
+        """
+        if latent.ndim == 4:
+            return latent
         video = latent if latent.ndim == 5 else self._unpack(latent)[0]
         index = self._previews % video.shape[2]
         self._previews += 1
-        return video[:, :, index : index + 1]
+        return video[:, :, index]
 
     def video_size(self, packed: Tensor) -> int:
         """Return how many numbers of a packed latent [B, 1, N] are video, the first ones."""

@@ -165,7 +165,7 @@ TWO = "row 2 (line 3)"
         # The names of files.
         *(
             (f'name\n"{name}"', None, "column 'name': ")
-            for name in "../x a/b a\\b c:x con NUL.txt x. . a? a.queued".split() + ["x" * 201, "é" * 101]
+            for name in ["../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "a.queued"] + ["x" * 201, "é" * 101]
         ),
         ("name\nfox\nFOX", None, f"{TWO}, column 'name': the files of row 1 (line 2) are called FOX already"),
         ("name\n0002\n \n", None, f"{TWO} has no cells"),
