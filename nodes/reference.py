@@ -70,8 +70,8 @@ class OviReference(io.ComfyNode):
                     min=0.0,
                     max=MAX_SECONDS,
                     step=0.01,
-                    tooltip="How many seconds of the audio to preserve, from its start: 0.04 or more, rounded down to whole "
-                    "audio latents of 0.032 seconds. 0 preserves all.",
+                    tooltip="How many seconds of the audio to preserve, from its start: 0.04 or more, rounded down to "
+                    "whole audio latents of 0.032 seconds. 0 preserves all.",
                 ),
                 io.Combo.Input(
                     "remake",

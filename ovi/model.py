@@ -448,7 +448,7 @@ class OviModel(nn.Module):
         )
 
     def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
-        """Embed the texts [B, T, text_dim] of the towers that have a latent in x: once per prompt, not in every step."""
+        """Embed the texts [B, T, text_dim] of the towers that have a latent in x: once per prompt, not per step."""
         video, audio = x
         audio_context = context if audio_context is None else audio_context
         return (

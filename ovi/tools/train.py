@@ -115,8 +115,8 @@ class Trainer:
         if not torch.isfinite(torch.stack([video.detach(), audio.detach(), norm])).all():
             raise ValueError(
                 f"Step {step + 1} has losses of {video.item():g} (video) and {audio.item():g} (audio), and its "
-                f"gradient a norm of {norm.item():g}: the training stopped, and the last saved state is intact. Lower the "
-                "learning rate, or look for a damaged clip or model."
+                f"gradient a norm of {norm.item():g}: the training stopped, and the last saved state is intact. Lower "
+                "the learning rate, or look for a damaged clip or model."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
