@@ -499,10 +499,13 @@ def test_every_claim_is_true(comfy, model, seed):
         for name in names
         for end in rng.sample(ENDS, 4)
     }
+    refusal = None
     try:
         with_lora, notes = apply(comfy, model, sd)
     except ValueError as error:
-        assert str(error).startswith("Nothing of this LoRA changes Ovi: ")
+        refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith("Nothing of this LoRA changes Ovi: ")
         return
     keys = [key.removeprefix("diffusion_model.") for key in with_lora.patches]
     assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys) > 0

@@ -117,7 +117,7 @@ def test_ends(end, read):
     ],
 )
 def test_layers_of_other_networks_are_not_taken(layer):
-    with pytest.raises(ValueError, match="^unknown prefix ") as error:
+    with pytest.raises(ValueError, match=r"^unknown prefix ") as error:
         NAMES.place(layer + END)
     assert layer.startswith(str(error.value).rpartition(" ")[2])
 
