@@ -262,7 +262,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
         ({"video": random_frames(5), "fps": float("nan")}, "The reference video has nan frames per second"),
         ({"video": random_frames(5), "keep_frames": -1}, "keep_frames is -1"),
         ({"audio": {}}, "The audio has no waveform"),
-        ({"audio": {"waveform": AUDIO["waveform"]}}, "The audio has a sample rate of None"),
+        ({"audio": {"waveform": AUDIO["waveform"]}}, 'The audio has a sample rate of "None"'),
         ({"audio": AUDIO | {"waveform": AUDIO["waveform"][:, :0]}}, "The audio has a waveform of shape [1, 0, 88200]"),
         ({"audio": AUDIO, "keep_seconds": float("nan")}, "keep_seconds is nan"),
         ({"audio": AUDIO, "remake": "audio", "remake_start": float("nan")}, "begins at nan s"),
