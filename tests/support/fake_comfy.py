@@ -68,7 +68,7 @@ class FakeComfy:
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return "http://127.0.0.1:{}".format(self._runner.addresses[0][1])
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _stop(self):
         await self._runner.cleanup()
