@@ -21,9 +21,6 @@ FPS = f"{id_of(TEXT_TO_VIDEO, 'CreateVideo')}.fps"
 LENGTH = f"{id_of(TEXT_TO_VIDEO, 'EmptyOviLatent')}.length"
 STYLE = f"{id_of(TEXT_TO_VIDEO, 'OviTextEncode')}.prompt_style"
 TEXTS = ids(prompt("ovi_three_clips"), "OviTextEncode")
-NAMES_REFUSED = [
-    "../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "a.queued", "x" * 201, "é" * 101,
-]  # fmt: skip
 
 
 def image(path, size=(8, 8)):
@@ -109,6 +106,7 @@ def test_ray_takes_one_address(tmp_path, capsys):
 
 
 TWO = "row 2 (line 3)"
+NOT_NAMES = ("../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "x" * 201, "a.queued", "é" * 101)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +164,7 @@ TWO = "row 2 (line 3)"
             f"'text': it matches several nodes of the workflow ({', '.join(TEXTS)}): choose one, such as {TEXTS[0]}.pr",
         ),
         # The names of files.
-        *(
-            (f'name\n"{name}"', None, "column 'name': ")
-            for name in NAMES_REFUSED
-        ),
+        *((f'name\n"{name}"', None, "column 'name': ") for name in NOT_NAMES),
         ("name\nfox\nFOX", None, f"{TWO}, column 'name': the files of row 1 (line 2) are called FOX already"),
         ("name\n0002\n \n", None, f"{TWO} has no cells"),
         ("name,seed\n0002,1\n,2", None, f"{TWO}, column 'name': the files of row 1 (line 2) are called 0002 already"),

@@ -206,22 +206,16 @@ def test_what_is_no_clip_is_reported_and_generated_again(tmp_path, generate, nam
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("last", "message"),
     [
-        (
-            {
-                "status_str": "error",
-                "messages": [["execution_error", {"node_type": "X", "exception_message": "no\n\x1b[31m\ud800"}]],
-            },
-            "X: no [31m",
-        ),
-        ({"status_str": "error", "messages": [["execution_interrupted", {}]]}, "execution_interrupted"),
-        ({"status_str": "error", "messages": []}, "it failed, without a message"),
-        ({"status_str": "error", "messages": [["execution_error", 7]]}, "it failed, without a message"),
+        (["execution_error", {"node_type": "X", "exception_message": "no\n\x1b[31m\ud800"}], "X: no [31m"),
+        (["execution_interrupted", {}], "execution_interrupted"),
+        ([], "it failed, without a message"),
+        (["execution_error", 7], "it failed, without a message"),
     ],
-)  # fmt: skip
-def test_a_row_that_fails_on_the_server_is_reported_and_generated_again(tmp_path, generate, status, message):
-    with FakeComfy(CLIP, result=history(status=status)) as fake:
+)
+def test_a_row_that_fails_on_the_server_is_reported_and_generated_again(generate, last, message):
+    with FakeComfy(CLIP, result=history(status={"status_str": "error", "messages": [last]})) as fake:
         code, said = generate(fake, rows=5)
         assert code == 1
         assert [line for line in said.splitlines() if line] == [f"Row 000{n} failed: {message}" for n in range(1, 6)]
