@@ -16,6 +16,8 @@ WEIGHT_DTYPES: dict[str, dict[str, object]] = {
     "fp8_e5m2": {"dtype": torch.float8_e5m2},
 }
 
+GGUF_FILES = "unet_gguf"  # the .gguf files of the same folders, where the pack ComfyUI-GGUF is installed
+
 
 class OviModelLoader(io.ComfyNode):
     """Load one file with both towers, or one file for each, as a MODEL."""
@@ -24,6 +26,8 @@ class OviModelLoader(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         """Declare two files and a weight dtype in, a MODEL out."""
         files = folder_paths.get_filename_list("diffusion_models")
+        if GGUF_FILES in folder_paths.folder_names_and_paths:
+            files = files + folder_paths.get_filename_list(GGUF_FILES)
         return io.Schema(
             node_id="OviModelLoader",
             display_name="Load Ovi Model",

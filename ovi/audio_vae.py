@@ -61,8 +61,9 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
     weight norm (old or new key names) or folded. Or `vae_sd` is an earlier result of this function and there is no
     vocoder. Tensors that need no change are passed on without a copy.
 
-    Raises ValueError where a file is something else, where a tensor is missing, misshapen or unknown, and where the VAE
-    was normalised more than once, or was merged without having been normalised.
+    Raises ValueError where a file is something else, where a tensor is missing, misshapen, unknown or not of numbers
+    with a fraction, where one holds NaN or infinity, and where the VAE was normalised more than once, or was merged
+    without having been normalised.
     """
     vae_sd = vae_sd.get("generator", vae_sd)
     vae_is = kind(vae_sd)
@@ -90,6 +91,11 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
         for key, tensor in vae.items()
     }
     merged |= {f"vocoder.{key}": tensor for key, tensor in vocoder.items()}
+    if bad := next((key for key, tensor in merged.items() if not torch.isfinite(tensor).all()), None):
+        raise ValueError(
+            f"{vae_file if bad.startswith('vae.') else vocoder_file} is damaged: {bad} holds NaN or infinity, or is 0 "
+            f"where it must not be; download it again: {SOURCES[VAE]}, with {SOURCES[VOCODER]}."
+        )
     # Always computed: where its file has no mel basis, core leaves it uninitialised, and may have saved it like that.
     merged["mel_converter.mel_basis"] = mel_basis()
     merged["mel_converter.hann_window"] = torch.hann_window(FFT)
@@ -234,6 +240,8 @@ def _check(sd: Mapping[str, Tensor], shapes: Shapes, file: str, needed: str) -> 
         got = f"has {_named(unknown)}, which is unknown"
     elif wrong := [key for key, shape in shapes.items() if sd[key].shape != shape]:
         got = f"has {wrong[0]} of shape {list(sd[wrong[0]].shape)} instead of {list(shapes[wrong[0]])}"
+    elif wrong := [key for key in shapes if not sd[key].is_floating_point()]:
+        got = f"has {wrong[0]} of type {sd[wrong[0]].dtype} instead of floating-point numbers"
     else:
         return
     raise ValueError(f"{file} {got}; it must be {needed}: {SOURCES[needed]}.")

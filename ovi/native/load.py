@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -13,7 +14,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, geometry, quantised
+from ..files import joined, naming, shards
+from . import gguf
+from .files import read
 from .latent import check_latent
 from .model import Ovi, OviSupported
 
@@ -25,15 +29,31 @@ def load(
 ) -> comfy.model_patcher.ModelPatcher:
     """Load an Ovi model from one file with both towers, or from two files with one each, in either order.
 
-    `model_options` are those of ComfyUI's own loader ("dtype", "fp8_optimizations", "custom_operations", "load_device",
-    "offload_device"). Raises ValueError where the files are not a complete, valid Ovi model.
+    A file may be the first of several shards, which are all read. `model_options` are those of ComfyUI's own loader
+    ("dtype", "fp8_optimizations", "custom_operations", "load_device", "offload_device"). Raises ValueError where the
+    files are not a complete, valid Ovi model.
     """
     options = dict(model_options or {})
-    sd, _, config = checkpoint.assemble(_read(path) for path in paths)
-    if strange := set(checkpoint.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+    parts = [_read(path) for path in paths]
+    with naming(*map(Path, paths)):
+        sd, _, config = checkpoint.assemble(map(joined, parts))
+        if strange := set(quantised.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+            raise ValueError(
+                f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update "
+                "ComfyUI, or take a file of another format."
+            )
+        channels = config.video_channels, config.audio_channels
+        if channels != (geometry.VIDEO_CHANNELS, geometry.AUDIO_CHANNELS):
+            raise ValueError(
+                f"The model reads latents of {channels[0]} video and {channels[1]} audio channels; Ovi's have "
+                f"{geometry.VIDEO_CHANNELS} and {geometry.AUDIO_CHANNELS}."
+            )
+
+    ggml = next((gguf.pack(path) for path in paths if gguf.is_gguf(path)), None)
+    if ggml and (options.get("dtype") or quantised.formats(sd)):
         raise ValueError(
-            f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update ComfyUI, or "
-            "take a file of another format."
+            "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower from "
+            "a GGUF file too, or from one that is not quantised."
         )
 
     supported = OviSupported({"ovi_config": config})
@@ -41,29 +61,27 @@ def load(
     load_device = options.get("load_device", comfy.model_management.get_torch_device())
     offload_device = options.get("offload_device", comfy.model_management.unet_offload_device())
     supported.set_inference_dtype(*_dtypes(sd, supported, options.get("dtype"), load_device))
-    supported.custom_operations = options.get("custom_operations")
+    supported.custom_operations = ggml.GGMLOps if ggml else options.get("custom_operations")
     if options.get("fp8_optimizations"):
         supported.optimizations["fp8"] = True
 
     model = supported.get_model(sd)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    dynamic = not (disable_dynamic or ggml)
+    patcher_class = comfy.model_patcher.CoreModelPatcher if dynamic else comfy.model_patcher.ModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
-    model.load_model_weights(sd, "", assign=patcher.is_dynamic())
+    model.load_model_weights(gguf.packed(sd), "", assign=patcher.is_dynamic())
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
     patcher.cached_patcher_init = (load, (paths, options))
-    return patcher
+    return ggml.GGUFModelPatcher.clone(patcher) if ggml else patcher
 
 
-def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Return a file's tensors and metadata."""
-    if path.lower().endswith(".gguf"):
-        raise ValueError(
-            f"{path} is a GGUF file, which only the pack ComfyUI-GGUF reads, and its loader knows no Ovi; take a "
-            "safetensors file instead: fp8 is as small as Q8, nvfp4 as Q4."
-        )
-    return comfy.utils.load_torch_file(path, return_metadata=True)
+def _read(path: str) -> list[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Return the tensors and the metadata of a file, or of each shard whose first one it is."""
+    if gguf.is_gguf(path):
+        return [gguf.read(path)]
+    return [read(file, checkpoint.WHERE) for file in shards(Path(path))]
 
 
 def _dtypes(
@@ -93,13 +111,14 @@ def _around_sampling(
     latent_shapes: Sequence[torch.Size],
     **kwargs: Any,
 ) -> Tensor:
-    """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent and a result with NaN.
+    """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent, wrong noise and NaN.
 
     What the mask preserves is returned as it came: a run that ends above sigma 0 leaves noise there, which the next
     stage would preserve.
     """
     model: Ovi = executor.class_obj.model_patcher.model
     model.latent_format.shapes = check_latent(latent_shapes)
+    noise = _noise_for(noise, latent_image)
     samples: Tensor = executor(
         noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs
     )
@@ -111,3 +130,19 @@ def _around_sampling(
     if denoise_mask is None:
         return samples
     return torch.where(denoise_mask.to(samples.device) == 0, latent_image.to(samples), samples)
+
+
+def _noise_for(noise: Tensor, latent: Tensor) -> Tensor:
+    """Return the noise for a packed latent [B, 1, N].
+
+    'KSampler (Advanced)' without noise makes zeros for the video alone (ComfyUI up to 0.30): zeros of the latent's
+    shape are meant. Raises ValueError for any other noise of another shape.
+    """
+    if noise.shape[1:] == latent.shape[1:]:
+        return noise
+    if noise.any():
+        raise ValueError(
+            f"The sampler made {noise.numel()} numbers of noise, but video and audio together have {latent.numel()}: "
+            "it takes the latent for a video alone; use 'KSampler', 'SamplerCustom' or 'SamplerCustomAdvanced'."
+        )
+    return torch.zeros_like(latent)

@@ -145,7 +145,11 @@ class Ovi(comfy.model_base.BaseModel):
             texts = self.diffusion_model.embed_texts(*on_device, dtype=self.get_dtype_inference())
         out["c_crossattn"], out["audio_context"] = (comfy.conds.CONDRegular(text) for text in texts)
         out["embedded"] = comfy.conds.CONDConstant(embedded)
-        shapes = kwargs["latent_shapes"]
+        if (shapes := kwargs.get("latent_shapes")) is None:
+            raise ValueError(
+                "A node encodes a prompt in the middle of sampling, without the shapes of video and audio; use "
+                "'Perp-Neg Guider' instead of 'Perp-Neg', and leave out other nodes that do so."
+            )
         out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
         out["prompt_types"] = PromptType(kwargs["prompt_type"])
         if (mask := kwargs.get("denoise_mask")) is not None:
@@ -258,13 +262,20 @@ class OviSupported(comfy.supported_models_base.BASE):
 def _texts(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
     """Split a conditioning [B, T, text_dim or 2 * text_dim] into the video tower's and the audio tower's text.
 
-    The wider one holds both, side by side; the narrower one is read by both towers.
+    The wider one holds both, side by side; the narrower one is read by both towers. Raises ValueError for another width,
+    and for more tokens than Ovi reads.
     """
     width = 0 if context is None else context.shape[-1]
     if context is None or width not in (config.text_dim, 2 * config.text_dim):
         raise ValueError(
             f"The prompt is encoded {width} wide, but Ovi reads UMT5-XXL, {config.text_dim} wide; "
             "load umt5_xxl_fp16.safetensors or umt5_xxl_fp8_e4m3fn_scaled.safetensors with 'Load CLIP', type wan."
+        )
+    if context.shape[1] > config.text_len:
+        raise ValueError(
+            f"The prompt has {context.shape[1]} tokens, but Ovi reads at most {config.text_len}: encode it with 'Ovi Text "
+            "Encode', which truncates a long one; and if 'Conditioning (Concat)' joined two, which are padded to "
+            f"{config.text_len} tokens each, write both texts into one prompt."
         )
     return context[..., : config.text_dim], context[..., -config.text_dim :]
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from ..config import OviConfig
-from ..files import check_safetensors, read_safetensors
+from ..files import read_safetensors, require_safetensors
 from ..flow import Sample
 
 DTYPES = ("F16", "BF16", "F32", "F64")  # by safetensors' names
@@ -47,7 +47,7 @@ class Folder:
 
 def _check(path: Path, config: OviConfig) -> None:
     """Check the header of a clip: its tensors, their shapes and their dtypes."""
-    check_safetensors(path)
+    require_safetensors(path)
     with safe_open(path, framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file is no dict
         shapes = {name: list(part.get_shape()) for name, part in slices.items()}

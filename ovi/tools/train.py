@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..files import read_safetensors
+from .. import checkpoint, quantised
+from ..files import joined, naming, read_safetensors, shards
 from ..flow import Noised, Samples, Settings, losses, noised
 from ..lora import add_lora
 from ..model import OviModel
@@ -196,8 +196,10 @@ def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
 
     Raises ValueError where the files are not a complete, valid Ovi model in 16 or 32 bits.
     """
-    sd, metadata, config = checkpoint.assemble(read_safetensors(path) for path in paths)
-    if checkpoint.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
+    parts = [[read_safetensors(shard) for shard in shards(path)] for path in paths]
+    with naming(*paths):
+        sd, metadata, config = checkpoint.assemble(map(joined, parts))
+    if quantised.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
         raise ValueError(f"{paths[0]} is quantised, which cannot be trained; use a file in bf16, fp16 or fp32.")
     model = OviModel(config, device="meta")
     model.load_state_dict(sd, assign=True)

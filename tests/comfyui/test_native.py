@@ -177,7 +177,7 @@ def test_guidance_that_ends_before_it_starts(comfy, model):
 
 def test_guidance_needs_a_negative_prompt(comfy, model, loop):
     (guider,) = comfy.run("BasicGuider", model=guide(comfy, model), conditioning=prompts(loop)[0])
-    with pytest.raises(ValueError, match="no negative prompt"):
+    with pytest.raises(ValueError, match="without a negative prompt"):
         custom(comfy, guider, "euler", [1.0, 0.0])
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ovi import geometry, media
-from support.media import BlockVAE, WindowVAE, random_frames, tone
-from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
+from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
+from support.sampling import TimestepSpy, assert_equal, guide, joint, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -240,3 +240,62 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
 def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         refer(comfy, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"start_image": broken(random_frames(1))}, "The start image contains NaN or infinity"),
+        ({"end_image": broken(random_frames(1), torch.inf)}, "The end image contains NaN or infinity"),
+        ({"video": broken(random_frames(5), -torch.inf)}, "The reference video contains NaN or infinity"),
+        ({"audio": AUDIO | {"waveform": broken(AUDIO["waveform"])}}, "The audio contains NaN or infinity"),
+        ({"start_image": random_frames(1)[..., :2]}, "The start image must be [batch, height, width, 3 or 4 channels]"),
+        ({"end_image": random_frames(1)[..., :1]}, "The end image must be"),
+        ({"end_image": random_frames(1)[..., 0]}, "The end image must be"),
+        ({"video": random_frames(5)[..., 0]}, "The reference video must be"),
+        ({"video": random_frames(5)[:0]}, "The reference video is empty, [0, 96, 128, 3]"),
+        ({"video": (random_frames(5) * 255).byte()}, "got [5, 96, 128, 3] of torch.uint8"),
+        ({"video": random_frames(5), "fps": 0.0}, "The reference video has 0 frames per second"),
+        ({"video": random_frames(5), "fps": float("nan")}, "The reference video has nan frames per second"),
+        ({"video": random_frames(5), "keep_frames": -1}, "keep_frames is -1"),
+        ({"audio": {}}, "The audio has no waveform"),
+        ({"audio": {"waveform": AUDIO["waveform"]}}, "The audio has a sample rate of None"),
+        ({"audio": AUDIO | {"waveform": AUDIO["waveform"][:, :0]}}, "The audio has a waveform of shape [1, 0, 88200]"),
+        ({"audio": AUDIO, "keep_seconds": float("nan")}, "keep_seconds is nan"),
+        ({"audio": AUDIO, "remake": "audio", "remake_start": float("nan")}, "begins at nan s"),
+        ({"audio": AUDIO, "remake": "audio", "remake_start": -1.0}, "begins at -1.00 s"),
+    ],
+)
+def test_broken_input_is_named(comfy, inputs, message):
+    """Before sampling, which would blame the model for a NaN."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        refer(comfy, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("start image", {"start_image": random_frames(1)}),
+        ("end image", {"end_image": random_frames(1)}),
+        ("reference video", {"video": random_frames(5)}),
+        ("audio", {"audio": AUDIO}),
+    ],
+)
+def test_a_vae_that_encodes_to_nan_is_named(comfy, monkeypatch, name, inputs):
+    for kind in (BlockVAE, WindowVAE):
+        encode = kind.encode
+        monkeypatch.setattr(kind, "encode", lambda vae, given, encode=encode: broken(encode(vae, given)))
+    with pytest.raises(
+        ValueError, match=f"^The VAE turned the {name} into NaN or infinity; look for a damaged VAE file"
+    ):
+        refer(comfy, **inputs)
+
+
+def test_halves_that_do_not_belong_together_are_refused(comfy):
+    for shapes in (((1, 48, 4, 6, 8), (2, 20, 17)), ((1, 48, 4, 6, 8), (1, 20, 0)), ((0, 48, 4, 6, 8), (0, 20, 17))):
+        latent = {"samples": joint(*map(torch.zeros, shapes))}
+        with pytest.raises(ValueError, match=r"^The halves of the joint latent do not belong together: video \["):
+            comfy.run("OviRemake", samples=latent, remake="audio", remake_start=0.0, remake_end=0.0)
+    latent = {"samples": joint(torch.zeros(1, 48, 4, 6, 8), torch.full((1, 20, 17), torch.nan))}
+    with pytest.raises(ValueError, match=r"^The audio half of the latent contains NaN or infinity"):
+        comfy.run("OviRemake", samples=latent, remake="audio", remake_start=0.0, remake_end=0.0)

@@ -246,8 +246,8 @@ def test_command_line_goes_on(folder, capsys):
     ("name", "tensors", "message"),
     [
         ("clips/0.safetensors", {"video": torch.zeros(3)}, r"has {'video': \[3\]}; a clip needs video"),
-        ("clips/0.safetensors", None, "is not a complete safetensors file"),
-        ("model.safetensors", None, "is not a complete safetensors file"),
+        ("clips/0.safetensors", None, "is a text file"),
+        ("model.safetensors", None, "is a text file"),
         ("model.safetensors", {"shared.weight": torch.zeros(3)}, "This file is a UMT5 text encoder"),
     ],
 )
