@@ -83,11 +83,11 @@ class OviDecode(io.ComfyNode):
         images: Any = ExecutionBlocker("Ovi Decode has no images: no video VAE is connected to it.")
         decoded: Any = ExecutionBlocker("Ovi Decode has no audio: no audio VAE is connected to it.")
         if audio_vae is not None:
-            waveforms = [decode_audio(audio_vae, clip, seconds) for clip in audio.split(1)]
+            waveforms = [decode_audio(audio_vae, part, seconds) for part in audio.split(1)]
             decoded = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
             notes += media.gap_notes(audio.shape[2], seconds)
             preview = ui.PreviewImage(spectrogram(decoded["waveform"], decoded["sample_rate"])).as_dict()
         if vae is not None:
-            clips = [decode_video(vae, clip, tile_size) for clip in video.split(1)]
+            clips = [decode_video(vae, part, tile_size) for part in video.split(1)]
             images = torch.cat(clips) if len(clips) > 1 else clips[0]  # gigabytes: a single clip is not copied
         return io.NodeOutput(images, decoded, ui=preview | show(cls, notes).as_dict())

@@ -27,7 +27,7 @@ class OviGuidance(io.ComfyNode):
             display_name="Ovi Guidance",
             category="Ovi",
             description="Gives the audio its own cfg and skips a block in the negative pass, as in the Ovi release. "
-            "The video's cfg is the one of the sampler or guider; the Ovi release uses 4.",
+            "Set the video's cfg in the sampler or guider; the Ovi release uses 4.",
             search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs."),

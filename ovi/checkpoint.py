@@ -179,7 +179,7 @@ def _describe(sd: Mapping[str, Tensor]) -> str:
     for what, mark in _OTHER_MODELS:
         if any(key == mark or key.endswith("." + mark) for key in sd):
             return what
-    return f"no model that is known here (its first tensor is {next(iter(sd), 'missing')})"
+    return f"an unknown model (its first tensor is {next(iter(sd), 'missing')})"
 
 
 def _some(keys: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ sigma instead, one nearly clean and the other nearly noise, so that the noisy on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,24 +18,6 @@ from torch import Tensor
 
 from .sampling import SHIFT
 
-TINY = 1e-12  # the least of what must be positive
-RANGES: dict[str, tuple[float, float]] = {  # of the settings, both ends included
-    "batch": (1, 2**16),
-    "lr": (TINY, 1e6),
-    "betas": (0, 1 - TINY),
-    "weight_decay": (0, 1e6),
-    "warmup": (0, 1e12),
-    "cooldown": (0, 1),
-    "max_norm": (TINY, 1e12),
-    "ema": (0, 1),
-    "shift": (TINY, 1e6),
-    "audio_weight": (0, 1e6),
-    "text_dropout": (0, 1),
-    "first_frame": (0, 1),
-    "split": (0, 1),
-    "split_steps": (0, 1e12),
-    "seed": (0, 2**63 - 1),
-}
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
 
 
@@ -76,11 +59,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of its range."""
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
-                option = name.replace("_", " ")
-                raise ValueError(f"The {option} is {value}, but must be from {least:g} to {most:g}.")
+        checks = {
+            "a positive number": (("lr", "max_norm", "shift"), lambda value: 0 < value < math.inf),
+            "at least 0": (
+                ("weight_decay", "warmup", "audio_weight", "split_steps"),
+                lambda value: 0 <= value < math.inf,
+            ),
+            "from 0 to 1": (("cooldown", "ema", "text_dropout", "first_frame", "split"), lambda value: 0 <= value <= 1),
+            "at least 1": (("batch",), lambda value: value >= 1),
+            "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
+        }
+        for needed, (names, fits) in checks.items():
+            for name in names:
+                if not fits(value := getattr(self, name)):
+                    raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
 
 
 class Noised(NamedTuple):

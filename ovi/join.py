@@ -82,7 +82,7 @@ def join_waves(waves: Sequence[Tensor], lengths: Sequence[int], overlap: int, sa
     for wave, length, begin in zip(waves, lengths, begins, strict=True):
         start, end = sample(begin), sample(begin + length)
         fitted = pad(wave, (0, end - start - wave.shape[1]))
-        first = 0  # the sample of the clip from which it is alone
+        first = 0  # the clip's first sample after the crossfade
         if begin:
             shared = sample(begin + overlap) - start
             fade = min(round(FADE * sample_rate), shared)

@@ -7,7 +7,6 @@ half open, (first, after), in latents of one modality.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from torchaudio.functional import resample  # type: ignore[import-untyped]
 
 from . import geometry
+from .quote import quoted
 
 Span = tuple[int, int]
 
@@ -51,7 +51,7 @@ def frame_rate(fps: Any, what: str = "video") -> float:
         rate = float(fps)
         got = f"{rate:g}"
     except (TypeError, ValueError, OverflowError):
-        rate, got = math.nan, reprlib.repr(fps)
+        rate, got = math.nan, quoted(fps)
     if not lowest <= rate <= highest:
         raise ValueError(
             f"The {what} has {got} frames per second, but needs {lowest:g} to {highest:g}; check the file or the node "
@@ -91,7 +91,7 @@ def sample_rate(audio: Any, what: str = "audio") -> int:
         whole = 0
     if whole != rate or not lowest <= whole <= highest:
         raise ValueError(
-            f"The {what} has a sample rate of {reprlib.repr(rate)}, but needs a whole number from {lowest} to "
+            f"The {what} has a sample rate of {quoted(rate)}, but needs a whole number from {lowest} to "
             f"{highest} Hz; check the file or the node that it comes from."
         )
     return whole

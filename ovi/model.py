@@ -30,7 +30,7 @@ NO_FLOAT64 = ("mps", "xpu", "privateuseone")  # device types that (may) lack flo
 Attention = Callable[..., Tensor]
 Rotate = Callable[[Tensor, Tensor], Tensor]
 Timestep = Tensor | tuple[Tensor, Tensor]
-Texts = tuple[Tensor, Tensor]  # of the video tower and the audio tower, [B, text_len, D] each
+Texts = tuple[Tensor | None, Tensor | None]  # embedded, of the video and the audio tower, [B, text_len, D] each
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
@@ -286,7 +286,8 @@ class GatedConvolutions(nn.Module):
 class Tower(nn.Module):
     """What both towers have: text and time embedding, blocks and head.
 
-    Text is embedded once per prompt (`embed_text`), everything else in every step (`embed`).
+    Text is embedded once per prompt (`embed_text`); `positions` depends on the latent's shape alone; `embed` is what
+    every step needs.
     """
 
     patch_embedding: nn.Module
@@ -345,9 +346,12 @@ class VideoTower(Tower):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
         _, _, frames, height, width = patches.shape
-        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        return tokens, self.stream(tokens, table, timestep, text)
+        return tokens, self.stream(tokens, self.positions((frames, height, width), tokens), timestep, text)
+
+    def positions(self, grid: tuple[int, int, int], like: Tensor) -> Tensor:
+        """Return the rotations of a grid of tokens: latent frames, rows, columns."""
+        return rope.video_table(*grid, self.config.head_dim, like=like)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
         """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape."""
@@ -373,9 +377,11 @@ class AudioTower(Tower):
     def embed(self, latent: Tensor, timestep: Tensor, text: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
         """Return the tokens [B, L, D] of a latent, and their stream; `start` is the position of the first token."""
         tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
-        config = self.config
-        table = rope.audio_table(tokens.shape[1], config.head_dim, config.audio_rope_scale, like=tokens, start=start)
-        return tokens, self.stream(tokens, table, timestep, text)
+        return tokens, self.stream(tokens, self.positions(tokens.shape[1], tokens, start), timestep, text)
+
+    def positions(self, length: int, like: Tensor, start: float = 0.0) -> Tensor:
+        """Return the rotations of `length` tokens, the first at position `start`."""
+        return rope.audio_table(length, self.config.head_dim, self.config.audio_rope_scale, like=like, start=start)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
         """Bring the head's output to the latent's layout."""
@@ -431,23 +437,24 @@ class OviModel(nn.Module):
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens.
         """
-        latent = next((part for part in x if part is not None), None)
-        if latent is None:
-            raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
         return self.velocities(
             x,
             timestep,
-            self.embed_texts(context, audio_context, dtype=latent.dtype),
+            self.embed_texts(x, context, audio_context),
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
             audio_start=audio_start,
             transformer_options=transformer_options,
         )
 
-    def embed_texts(self, context: Tensor, audio_context: Tensor | None = None, *, dtype: torch.dtype) -> Texts:
-        """Embed the texts of both towers, [B, T, text_dim] each: once per prompt, since no step changes them."""
+    def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
+        """Embed the texts [B, T, text_dim] of the towers that have a latent in x: once per prompt, not per step."""
+        video, audio = x
         audio_context = context if audio_context is None else audio_context
-        return self.video_model.embed_text(context, dtype), self.audio_model.embed_text(audio_context, dtype)
+        return (
+            None if video is None else self.video_model.embed_text(context, video.dtype),
+            None if audio is None else self.audio_model.embed_text(audio_context, audio.dtype),
+        )
 
     def velocities(
         self,
@@ -465,9 +472,11 @@ class OviModel(nn.Module):
         video_time, audio_time = timestep if isinstance(timestep, tuple) else (timestep, timestep)
         video_latent, audio_latent = x
         video_text, audio_text = texts
-        if video_latent is None:
-            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]  # type: ignore[arg-type]
-        if audio_latent is None:
+        if video_latent is None or video_text is None:
+            if audio_latent is None or audio_text is None:
+                raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
+            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]
+        if audio_latent is None or audio_text is None:
             return [alone(self.video_model, video_latent, video_time, video_text, options), None]
 
         video, video_stream = self.video_model.embed(video_latent, video_time, video_text)

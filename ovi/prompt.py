@@ -106,11 +106,11 @@ def speech_note(text: str, frames: int) -> str:
     turns = (turn.partition(tags.END_SPEECH) for turn in text.split(tags.SPEECH)[1:])
     speech, characters = _CHARACTER.subn(" ", " ".join(words for words, end, _ in turns if end))
     words = len(re.findall(r"\w\S*", speech))  # anything with a letter or a digit
-    spoken, clip = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
+    spoken, duration = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
     amounts = ((words, "word"), (characters, "character"))
     counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
-    note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {clip:.1f} s"
-    return f"{note}: too many, so shorten them or lengthen the clip" if spoken > clip else note
+    note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {duration:.1f} s"
+    return f"{note}: too many, so shorten them or lengthen the clip" if spoken > duration else note
 
 
 def clean(text: str) -> str:

@@ -40,7 +40,7 @@ class Guidance:
         return [positive, positive]
 
     def guide_audio(self, args: Mapping[str, Any]) -> Tensor:
-        """Apply the audio's own scale to what the sampler's guidance made of both predictions."""
+        """Apply the audio's own scale to the sampler's guided result."""
         denoised: Tensor = args["denoised"]
         guided = self.at(args["sigma"])
         if args["uncond"] is None:

@@ -156,7 +156,8 @@ def regenerate_between(
     until = min(end or seconds, seconds)
     if not 0 <= start < until:
         raise ValueError(
-            f"What is regenerated begins at {start:.2f} s, but ends at {until:.2f} s: the clip lasts {seconds:.2f} s."
+            f"remake_start is {start:.2f} s, but the part to regenerate ends at {until:.2f} s (the clip lasts "
+            f"{seconds:.2f} s): start earlier or end later."
         )
     if video:
         first, after = media.video_latents_between(start, until)

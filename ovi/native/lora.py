@@ -32,10 +32,7 @@ MAGNITUDE = "PEFT's DoRA divides by another norm than ComfyUI's"
 SIZE = "not the size of Ovi's layer"
 ZERO = "all zeros or empty, changes nothing"
 OUT_OF_REACH = "ComfyUI lets no LoRA change this weight"
-ADVICE = (
-    "choose a LoRA that was trained on Wan 2.2 5B or Ovi; docs/lora.md lists the names that are read and how to rename "
-    "others"
-)
+ADVICE = "choose a LoRA that was trained on Wan 2.2 5B or Ovi; docs/lora.md lists the names that are read"
 
 Group = dict[str, tuple[str, Tensor]]  # the tensors for one weight, by the end of their names, with their keys
 

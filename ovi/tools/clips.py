@@ -11,7 +11,7 @@ from ..config import OviConfig
 from ..files import read_safetensors, require_safetensors
 from ..flow import Sample
 
-DTYPES = ("F16", "BF16", "F32", "F64")  # by safetensors' names
+FLOAT_DTYPES = ("F16", "BF16", "F32", "F64")  # by safetensors' names
 
 
 class Folder:
@@ -69,5 +69,7 @@ def _check(path: Path, config: OviConfig) -> None:
         )
     if shapes["context"][0] > config.text_len:
         raise ValueError(f"{path} has {shapes['context'][0]} text tokens, but Ovi reads at most {config.text_len}.")
-    if wrong := [name for name, dtype in dtypes.items() if dtype not in DTYPES]:
-        raise ValueError(f"{path} has {wrong[0]} as {dtypes[wrong[0]]}, but a clip needs one of {', '.join(DTYPES)}.")
+    if wrong := [name for name, dtype in dtypes.items() if dtype not in FLOAT_DTYPES]:
+        raise ValueError(
+            f"{path} has {wrong[0]} as {dtypes[wrong[0]]}, but a clip needs one of {', '.join(FLOAT_DTYPES)}."
+        )

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,17 +43,16 @@ def complete(*paths: Path) -> Iterator[list[Path]]:
 def _sync_folder(folder: Path) -> None:
     """Write the names of a folder's files to the disk, where the system can (Windows does not open folders)."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError:  # some network file systems refuse
-            pass
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):  # folders that cannot be read, and some network file systems
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def check_paths(inputs: Sequence[Path], outputs: Sequence[Path], *, force: bool = False) -> None:
-    """Raise ValueError for inputs that are no files, and for outputs that exist, cannot be files, or are given twice.
+    """Raise ValueError for inputs that are not files, and for outputs that exist, cannot be files, or are given twice.
 
     `force` allows outputs that exist.
     """

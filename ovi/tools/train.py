@@ -47,8 +47,8 @@ class Trainer:
 
     It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
     dropped text (None: no tokens). `autocast` computes in bfloat16 where that is safe, without changing the weights;
-    `recompute` stores no activations within a block. `clips` names the samples, so that resuming with
-    others can be noticed.
+    `recompute` stores no activations within a block. `clips` names the samples, so that resuming with other ones can be
+    noticed.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class Trainer:
         if not torch.isfinite(torch.stack([video.detach(), audio.detach(), norm])).all():
             raise ValueError(
                 f"Step {step + 1} has losses of {video.item():g} (video) and {audio.item():g} (audio), and its "
-                f"gradient a norm of {norm.item():g}: training stops, and what was saved last stays. Lower the "
-                "learning rate, or look for a damaged clip or model."
+                f"gradient a norm of {norm.item():g}: the training stopped, and the last saved state is intact. Lower "
+                "the learning rate, or look for a damaged clip or model."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -136,7 +136,7 @@ class Trainer:
             torch.save(dict(zip(STATE, state, strict=True), clips=self.clips), part)
 
     def resume(self, path: Path) -> list[str]:
-        """Resume from what `save` wrote; return notes on what is not as it was.
+        """Resume from what `save` wrote; return notes on what has changed.
 
         Raises ValueError for a damaged file, and for one with other settings or of another model.
         """
@@ -306,7 +306,9 @@ def check_device(name: str) -> None:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"There is no device '{name}' ({reason}); use cuda, cpu or another of PyTorch's.") from error
+        raise ValueError(
+            f"There is no device '{name}' ({reason}); use cuda, cpu or another device that PyTorch supports."
+        ) from error
 
 
 def weight_dtype(model: OviModel, *, float32: bool) -> torch.dtype | None:

@@ -157,7 +157,7 @@ CLIP, TONE = random_frames(30), tone(30 / 24)
         ((CLIP, {}), "{audio} has"),
         ((CLIP, TONE | {"waveform": TONE["waveform"][:, :0]}), "{audio} has a waveform of shape [1, 0, 55125]"),
         ((CLIP, TONE | {"waveform": TONE["waveform"].expand(2, -1, -1)}), "{audio} must be one recording"),
-        ((CLIP, TONE | {"sample_rate": 0}), "{audio} has a sample rate of 0"),
+        ((CLIP, TONE | {"sample_rate": 0}), '{audio} has a sample rate of "0"'),
     ],
 )
 def test_a_broken_clip_is_named(comfy, inputs, message):

@@ -499,14 +499,15 @@ def test_every_claim_is_true(comfy, model, seed):
         for name in names
         for end in rng.sample(ENDS, 4)
     }
-    refusal, with_lora, notes = "", model, ["0", "0"]
+    refusal = None
     try:
         with_lora, notes = apply(comfy, model, sd)
     except ValueError as error:
         refusal = str(error)
-    assert not refusal or refusal.startswith("Nothing of this LoRA changes Ovi: ")
+    if refusal is not None:
+        assert refusal.startswith("Nothing of this LoRA changes Ovi: ")
+        return
     keys = [key.removeprefix("diffusion_model.") for key in with_lora.patches]
-    assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys)
-    assert bool(keys) != bool(refusal)
+    assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys) > 0
     for key in keys:
         assert not torch.equal(weight(with_lora, key), SD[key]), key

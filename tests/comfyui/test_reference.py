@@ -132,7 +132,7 @@ def test_remake_refuses_what_is_no_clip_and_no_time(comfy):
             "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="audio", remake_start=0.0, remake_end=0.0
         )
     clip, *_ = refer(comfy, video=random_frames(13))
-    with pytest.raises(ValueError, match=r"begins at 2\.00 s, but ends at 0\.54 s"):
+    with pytest.raises(ValueError, match=r"remake_start is 2\.00 s, but the part to regenerate ends at 0\.54 s"):
         comfy.run("OviRemake", samples=clip, remake="audio", remake_start=2.0, remake_end=3.0)
 
 
@@ -187,7 +187,7 @@ def test_frames_of_another_size_are_fitted_like_images(comfy):
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize(("seconds", "kept"), [(0.2, 6), (0.54, 16), (60.0, 17)])
-def test_sounds_in_the_wild(comfy, rate, channels, seconds, kept):
+def test_audio_in_the_wild(comfy, rate, channels, seconds, kept):
     latent, (_, mask), shown = refer(comfy, audio=tone(seconds, rate, channels))
     assert mask == [0] * kept + [1] * (17 - kept)
     assert shown[1] == f"Audio: seconds 0.00 to {kept / 31.25:.2f} of 0.54 are preserved"
@@ -229,10 +229,13 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
         ),
         ({"audio": AUDIO, "keep_seconds": 0.03}, "keep_seconds is 0.03, but an audio latent lasts 0.032 s"),
         ({"audio": AUDIO, "keep_seconds": 3.0}, "keep_seconds is 3.00, but the audio lasts 2.00 s"),
-        ({"audio": AUDIO, "remake": "audio", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
+        (
+            {"audio": AUDIO, "remake": "audio", "remake_start": 0.3, "remake_end": 0.2},
+            "remake_start is 0.30 s, but the part to regenerate ends at 0.20 s",
+        ),
         (
             {"audio": AUDIO, "remake": "audio", "remake_start": 0.6},
-            "at 0.60 s, but ends at 0.54 s",
+            "remake_start is 0.60 s, but the part to regenerate ends at 0.54 s",
         ),
         ({"audio": AUDIO, "length": 12}, "use 9 or 13"),
     ],
@@ -259,7 +262,7 @@ def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
         ({"video": random_frames(5), "fps": float("nan")}, "The reference video has nan frames per second"),
         ({"video": random_frames(5), "keep_frames": -1}, "keep_frames is -1"),
         ({"audio": {}}, "The audio has no waveform"),
-        ({"audio": {"waveform": AUDIO["waveform"]}}, "The audio has a sample rate of None"),
+        ({"audio": {"waveform": AUDIO["waveform"]}}, 'The audio has a sample rate of "None"'),
         ({"audio": AUDIO | {"waveform": AUDIO["waveform"][:, :0]}}, "The audio has a waveform of shape [1, 0, 88200]"),
         ({"audio": AUDIO, "keep_seconds": float("nan")}, "keep_seconds is nan"),
         ({"audio": AUDIO, "remake": "audio", "remake_start": float("nan")}, "begins at nan s"),

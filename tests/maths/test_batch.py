@@ -21,6 +21,9 @@ FPS = f"{id_of(TEXT_TO_VIDEO, 'CreateVideo')}.fps"
 LENGTH = f"{id_of(TEXT_TO_VIDEO, 'EmptyOviLatent')}.length"
 STYLE = f"{id_of(TEXT_TO_VIDEO, 'OviTextEncode')}.prompt_style"
 TEXTS = ids(prompt("ovi_three_clips"), "OviTextEncode")
+NAMES_REFUSED = [
+    "../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "a.queued", "x" * 201, "é" * 101,
+]  # fmt: skip
 
 
 def image(path, size=(8, 8)):
@@ -165,7 +168,7 @@ TWO = "row 2 (line 3)"
         # The names of files.
         *(
             (f'name\n"{name}"', None, "column 'name': ")
-            for name in ["../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "a.queued"] + ["x" * 201, "é" * 101]
+            for name in NAMES_REFUSED
         ),
         ("name\nfox\nFOX", None, f"{TWO}, column 'name': the files of row 1 (line 2) are called FOX already"),
         ("name\n0002\n \n", None, f"{TWO} has no cells"),
