@@ -58,6 +58,7 @@ def _names() -> dict[str, str]:
             closing = (f"/{word}", f"END{word}", f"{word}END", f"/END{word}", f"END/{word}", f"END{word}/", f"{word}/")
             names |= {word: start} | dict.fromkeys(closing, end)
     names |= dict.fromkeys(("E", "/E", "E/"), END_SPEECH)
+    del names["SEND"]  # a word
     return names | dict.fromkeys(_misspellings("ENDAUDCAP"), END_AUDIO)
 
 
@@ -88,7 +89,7 @@ def find(text: str) -> list[Tag]:
     speaking = False
     for match in _TAG.finditer(text):
         tag = Tag(_kind(match, text), *match.span(), match[0])
-        if not tag.kind:
+        if not tag.kind or (match["square"] and not _in_square_brackets(tag)):
             continue
         if match["square"] and tag.kind in (SPEECH, END_SPEECH):
             closes = tag.kind == END_SPEECH and not text[tag.start - 1].isspace() and (pair or speaking)
@@ -102,6 +103,13 @@ def find(text: str) -> list[Tag]:
         if tags[-1].kind in (SPEECH, END_SPEECH):
             speaking = tags[-1].kind == SPEECH
     return tags
+
+
+def _in_square_brackets(tag: Tag) -> bool:
+    """Say whether a tag may be meant: [SEND], [/] and [Audio] are as likely keys and labels."""
+    if tag.kind in (SPEECH, END_SPEECH):
+        return len(tag.written) <= 4  # [S], [E], [/S]
+    return tag.kind == UNSURE or "CAP" in tag.written.upper()
 
 
 def _kind(match: re.Match[str], text: str) -> str:

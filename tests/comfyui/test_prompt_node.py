@@ -98,13 +98,22 @@ class Server:
 
 @pytest.mark.parametrize(
     ("client", "sent"),
-    [({"client_id": "alice"}, [(b"one\n\\ud83d two", "7", "alice")]), ({"client_id": None}, []), ({}, [])],
+    [({"client_id": "alice"}, [(b"one\ntwo", "7", "alice")]), ({"client_id": None}, []), ({}, [])],
 )
 def test_notes_go_to_the_client_that_queued_the_prompt(comfy, monkeypatch, client, sent):
     """A prompt that came without a client has its notes in the history alone, as core's own messages."""
-    notes = sys.modules[comfy.node["OviPrompt"].__module__.rpartition(".")[0] + ".notes"]
     server = Server(**client)
-    monkeypatch.setattr(notes, "PromptServer", SimpleNamespace(instance=server))
-    shown = notes.show(SimpleNamespace(hidden=SimpleNamespace(unique_id="7")), ["one", "\ud83d two"])
-    assert shown.as_dict()["text"] == ("one\n\\ud83d two",)
+    assert show(comfy, monkeypatch, server, ["one", "two"]) == ("one\ntwo",)
     assert server.sent == sent
+
+
+def test_notes_can_always_be_sent(comfy, monkeypatch):
+    server = Server(client_id="alice")
+    assert show(comfy, monkeypatch, server, ["\ud83d two"]) == ("\\ud83d two",)
+    assert server.sent == [(b"\\ud83d two", "7", "alice")]
+
+
+def show(comfy, monkeypatch, server, texts):
+    notes = sys.modules[comfy.node["OviPrompt"].__module__.rpartition(".")[0] + ".notes"]
+    monkeypatch.setattr(notes, "PromptServer", SimpleNamespace(instance=server))
+    return notes.show(SimpleNamespace(hidden=SimpleNamespace(unique_id="7")), texts).as_dict()["text"]

@@ -114,6 +114,7 @@ def test_nested_tags_become_one_pair(written, meant):
         "3 < 5 > 4, «Eden», 《三体》, <b>, a [note], S & E, 1<<2>>1",
         "<S>The label reads Audio: on, off.<E>",
         "A <S>one<E> B <S>two\nlines<E>",
+        "<S>Press [SEND], [/] or [END] [Audio]<E> on the <send> [Audio] remote",
     ],
 )
 def test_other_text_is_never_altered(text, style):
