@@ -19,7 +19,7 @@ WHOLE = golden_model.MODEL.read_bytes()
 FILES = {  # by what is said: content
     "is empty": b"",
     "is a web page": b"<html>Log in</html>",
-    "is a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1",
+    "is a git-lfs pointer": b"version https:" + b"//git-lfs.github.com/spec/v1",
     "is a GGUF file": b"GGUF\3\0\0\0",
     "is a text file": b"Not found",
     "is not a complete safetensors file": WHOLE[:-1000],
