@@ -49,7 +49,7 @@ MAX_EXPANDED = 2**28  # bytes of a tensor in a PyTorch file that repeats what is
 
 _FORMATS = (  # by their first bytes
     (b"GGUF", "a GGUF file"),
-    (b"version https://git-lfs", "a git-lfs pointer, which stands for the file in a repository"),
+    (b"version https:", "a git-lfs pointer, which stands for the file in a repository"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),

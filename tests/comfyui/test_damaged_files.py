@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign or absurd, through the loader nodes and the command lines: one sentence, or a model."""
+"""Files that are damaged, foreign or absurd, through loader nodes and command lines: one sentence, or a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WHOLE = golden_model.MODEL.read_bytes()
 FILES = {  # by what is said: content
     "is empty": b"",
     "is a web page": b"<html>Log in</html>",
-    "is a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1",
+    "is a git-lfs pointer": b"version https:" + b"//git-lfs.github.com/spec/v1",
     "is a GGUF file": b"GGUF\3\0\0\0",
     "is a text file": b"Not found",
     "is not a complete safetensors file": WHOLE[:-1000],
@@ -66,7 +66,7 @@ def test_a_name_that_ends_like_the_other_kind(comfy, ending):
 
 
 def test_30_damaged_files(comfy, tmp_path, capsys):
-    """The same file through the node, convert and training: all refuse it in one line, or none."""
+    """The same file through the node, convert and training: the first two refuse it in one line, or load it."""
     (tmp_path / "clips").mkdir()
     clip = clips(1)[0]
     save_file({name: getattr(clip, name) for name in ("video", "audio", "context")}, tmp_path / "clips/0.safetensors")
@@ -83,18 +83,12 @@ def test_30_damaged_files(comfy, tmp_path, capsys):
         if message:
             assert message.isprintable()
             assert "damaged.safetensors" in message
-            with torch.inference_mode(mode=False):
-                argv = [
-                    str(path),
-                    "--clips",
-                    str(tmp_path / "clips"),
-                    "--out",
-                    str(tmp_path / "out"),
-                    "--device",
-                    "cpu",
-                ]
-                assert train.main(argv) == 2
-            assert len(capsys.readouterr().err.splitlines()) == 1
+        out = tmp_path / f"{seed}.safetensors"
+        argv = [str(path), "--clips", str(tmp_path / "clips"), "--out", str(out), "--steps", "1", "--rank", "1"]
+        with torch.inference_mode(mode=False):
+            code = train.main([*argv, "--device", "cpu"])
+        lines = capsys.readouterr().err.splitlines()
+        assert (code, len(lines)) == (2, 1) if message else code in (0, 2), (seed, message, lines)
     path.unlink()
     assert 15 < refused < 30
 

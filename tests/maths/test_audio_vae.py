@@ -172,6 +172,11 @@ def test_other_files_are_named(keys, name):
         (without(VAE, "conv_in"), VOCODER, "The VAE file lacks decoder.conv_in.weight and 1 more; it must be "),
         (VAE | {"encoder.norm.weight": ONE}, VOCODER, "The VAE file has encoder.norm.weight, which is unknown; "),
         (
+            VAE | {"data_mean": torch.zeros(1, 80, 1, dtype=torch.int32)},
+            VOCODER,
+            "The VAE file has data_mean of type torch.int32 instead of floating-point numbers; it must be ",
+        ),
+        (
             VAE | {"data_mean": ONE},
             VOCODER,
             "The VAE file has data_mean of shape [1] instead of [1, 80, 1]; it must be ",
@@ -219,3 +224,21 @@ def test_wrong_number_of_normalisations_is_refused(passes, pack, message):
     wrong = normalised(published_vae(draw_row), passes)
     with pytest.raises(ValueError, match=f"^{message}.*choose the original files instead: .*v1-16.pth.*best_netG.pt"):
         merge(*pack(wrong))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"vae.data_std": torch.full((1, 80, 1), math.inf)},
+            "The merged file's VAE is damaged: vae.data_std holds NaN or",
+        ),
+        (
+            {"vocoder.conv_pre.bias": torch.full((1536,), math.nan)},
+            "The merged file's vocoder is damaged: vocoder.conv_pre",
+        ),
+    ],
+)
+def test_nan_is_refused(merged, changed, message):
+    with pytest.raises(ValueError, match=f"^{message}.*download it again: .*v1-16.pth"):
+        merge(merged | changed)

@@ -78,9 +78,18 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
         "sound: str",
     ],
     "nodes/text.py": ["The sea sounds"],
-    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`"],
+    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`", "The sound holds"],
     "web/docs/OviTextEncode.md": ["The sea sounds"],
-    "ovi/prompt.py": ["`sound`", "sound: str", "sound.strip()"],
+    "ovi/parts.py": [
+        "(scene, speech, sound)",
+        "`sound`",
+        "sound: str",
+        "_read_sound(sound)",
+        "find(sound)",
+        "sound[",
+        "The sound holds",
+        "in the sound",
+    ],
 }
 
 

@@ -47,7 +47,7 @@ REFUSED = {
     "is empty": b"",
     "is nothing but zeros": b"\0" * 5000,
     "is a web page": b"\n<!DOCTYPE html><html>Log in</html>",
-    "is a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    "is a git-lfs pointer": b"version https:" + b"//git-lfs.github.com/spec/v1\noid sha256:0\n",
     "is a GGUF file": b"GGUF\3\0\0\0" + b"\1" * 100,
     "is a text file": b"Not found",
     "is a gzip archive": gzip.compress(WHOLE[:1000]),
