@@ -119,7 +119,7 @@ def test_a_guider_that_drops_the_negative_prompt(comfy, model, loop):
         guider.set_cfg(4.0)
         return guider
 
-    with pytest.raises(ValueError, match="ran this step without a negative prompt.*audio_end_percent"):
+    with pytest.raises(ValueError, match=r"ran this step without a negative prompt.*audio_end_percent"):
         guided_by(comfy, ending_early(guide(comfy, model)))
     end = 0.6  # between the sigmas 0.8 and 0.5 on the schedule of shift 5
     advised = guide(comfy, model, video=(0.0, end), audio=(0.0, end))
@@ -143,7 +143,7 @@ def test_perp_neg(comfy, model, loop):
     )
     assert all(torch.isfinite(part).all() for part in guided_by(comfy, guider))
     (patched,) = comfy.run("PerpNeg", model=guided, empty_conditioning=positive, neg_scale=1.0)
-    with pytest.raises(ValueError, match="in the middle of sampling.*'Perp-Neg Guider' instead of 'Perp-Neg'"):
+    with pytest.raises(ValueError, match=r"in the middle of sampling.*'Perp-Neg Guider' instead of 'Perp-Neg'"):
         advanced(comfy, patched, (positive, negative), empty(), add_noise="enable")
 
 
