@@ -245,9 +245,8 @@ fifths of the schedule. The audio is masked, so it is unchanged.
 }
 
 
-BLUEPRINTS: dict[
-    str, dict[str, Any]
-] = {  # title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does
+# By title of a box: the workflow inside, what of it stays outside, ComfyUI's category, and what it does.
+BLUEPRINTS: dict[str, dict[str, Any]] = {
     "Text to Video (Ovi)": {
         "workflow": "ovi_text_to_video",
         "outside": ["SaveVideo"],

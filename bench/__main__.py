@@ -223,13 +223,15 @@ Peak of a forward pass besides the weights, of the full-size model in bf16, trac
 
 
 def main() -> None:
-    """Measure everything; write the results to RESULTS.md and print them as they come."""
+    """Measure everything; print the results as they come and, once all are there, write them to RESULTS.md."""
     argparse.ArgumentParser(prog="python -m bench", description=__doc__).parse_args()
     comfyui.start()
-    with torch.inference_mode(), RESULTS.open("w", encoding="utf-8") as file:
+    parts = []
+    with torch.inference_mode():
         for part in results():
             print(part, flush=True)
-            print(part, file=file, flush=True)
+            parts.append(part)
+    RESULTS.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

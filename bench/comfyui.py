@@ -45,7 +45,7 @@ def ovi(config: OviConfig, **options: Any) -> OviModel:
 
     from ovi.native import NativeOviModel
 
-    return NativeOviModel(config, "ovi", operations=comfy.ops.disable_weight_init, **options)
+    return NativeOviModel(config, operations=comfy.ops.disable_weight_init, **options)
 
 
 class Wan(nn.Module):

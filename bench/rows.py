@@ -25,7 +25,7 @@ from miniature import nodes, world
 from ovi import geometry, native, sampling
 from ovi.tools import convert
 
-STEPS, GUIDED, SHIFT = 20, 2.0, 5.0
+STEPS, GUIDED = 20, 2.0
 SAMPLERS = {"unipc": comfy.samplers.KSAMPLER(sampling.sample_unipc)}
 SAMPLERS |= {name: comfy.samplers.ksampler(core) for name, core in (("dpm++", "dpmpp_2m"), ("euler", "euler"))}
 TO_VIDEO, TO_AUDIO = "a2v_cross_attn", "v2a_cross_attn"  # the fusion's two directions, as ComfyUI's options name them
@@ -124,7 +124,7 @@ def sampled(
         comfy.sample.prepare_noise(empty, seed),
         empty,
         SAMPLERS[row.sampler],
-        sampling.flow_sigmas(row.steps, SHIFT, row.sampler),
+        sampling.flow_sigmas(row.steps, solver=row.sampler),
         seed=seed,
         disable_pbar=True,
     )

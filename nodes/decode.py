@@ -8,10 +8,11 @@ import torch
 from comfy_api.latest import io, ui
 from comfy_execution.graph import ExecutionBlocker
 
-from ..ovi import geometry
+from ..ovi import geometry, media
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import decode_audio, decode_video, require_audio_vae, require_video_vae
 from ..ovi.spectrogram import spectrogram
+from .notes import show
 
 MAX_TILE = 4096  # pixels
 
@@ -56,6 +57,7 @@ class OviDecode(io.ComfyNode):
                 io.Image.Output("images", display_name="images", tooltip="The frames, for 'Create Video'."),
                 io.Audio.Output("audio", display_name="audio", tooltip="The audio, for 'Create Video'."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -67,7 +69,7 @@ class OviDecode(io.ComfyNode):
         vae: Any = None,
         audio_vae: Any = None,
     ) -> io.NodeOutput:
-        """Decode the audio first, since it is quick, and show its spectrogram on the node."""
+        """Decode the audio first, since it is quick; show its spectrogram and the duration on the node."""
         if vae is None and audio_vae is None:
             raise ValueError("Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both.")
         if vae is not None:
@@ -75,15 +77,17 @@ class OviDecode(io.ComfyNode):
         if audio_vae is not None:
             require_audio_vae(audio_vae)
         video, audio = latent_parts(samples)
-        seconds = geometry.seconds(geometry.frames(video.shape[2]), fps)
-        preview = None
+        frames = geometry.frames(video.shape[2])
+        seconds = geometry.seconds(frames, media.frame_rate(fps))
+        notes, preview = [f"{frames} frames, {seconds:.2f} s"], {}
         images: Any = ExecutionBlocker("Ovi Decode has no images: no video VAE is connected to it.")
         decoded: Any = ExecutionBlocker("Ovi Decode has no audio: no audio VAE is connected to it.")
         if audio_vae is not None:
-            waveforms = [decode_audio(audio_vae, clip, seconds) for clip in audio.split(1)]
+            waveforms = [decode_audio(audio_vae, part, seconds) for part in audio.split(1)]
             decoded = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
-            preview = ui.PreviewImage(spectrogram(decoded["waveform"], decoded["sample_rate"]))
+            notes += media.gap_notes(audio.shape[2], seconds)
+            preview = ui.PreviewImage(spectrogram(decoded["waveform"], decoded["sample_rate"])).as_dict()
         if vae is not None:
-            clips = [decode_video(vae, clip, tile_size) for clip in video.split(1)]
+            clips = [decode_video(vae, part, tile_size) for part in video.split(1)]
             images = torch.cat(clips) if len(clips) > 1 else clips[0]  # gigabytes: a single clip is not copied
-        return io.NodeOutput(images, decoded, ui=preview)
+        return io.NodeOutput(images, decoded, ui=preview | show(cls, notes).as_dict())

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import InputImpl, Types, io
 from torch import Tensor
 
-from ..ovi import geometry, join, media
+from ..ovi import geometry, image, join, media
 from ..ovi.native.joint import JointLatent
 from ..ovi.native.vae import require_audio_vae, require_video_vae
 from .inputs import MAX_SIZE, length_input
@@ -17,9 +17,13 @@ from .notes import show
 MAX_CLIPS = 100  # ComfyUI's own limit of inputs that grow
 
 
-def frames_at_24(video: Any) -> Tensor:
-    """Return the frames [T, H, W, C] of a VIDEO's components at 24 fps."""
-    return media.at_24(video.images, float(video.frame_rate))
+def frames_at_24(video: Any, what: str) -> Tensor:
+    """Return the frames [T, H, W, 3] of a VIDEO's components at 24 fps; alpha is dropped, as by core's video nodes.
+
+    Raises ValueError, naming the video as `what`, for one without frames or with an impossible frame rate.
+    """
+    image.check_images(video.images, what)
+    return media.at_24(video.images[..., :3], video.frame_rate, what=what)
 
 
 class OviContinue(io.ComfyNode):
@@ -67,7 +71,7 @@ class OviContinue(io.ComfyNode):
         require_video_vae(vae)
         require_audio_vae(audio_vae)
         video = clip.get_components()
-        frames = frames_at_24(video)
+        frames = frames_at_24(video, "clip")
         shared = join.overlap_frames(overlap)
         if shared > min(len(frames), length - 1):
             raise ValueError(
@@ -76,11 +80,11 @@ class OviContinue(io.ComfyNode):
             )
         _, height, width, _ = frames.shape
         following = JointLatent(width, height, length, batch_size=1)
-        following.preserve_video(vae, frames[-shared:], geometry.FPS, "refuse", keep_frames=0)
+        following.preserve_video(vae, frames[-shared:], geometry.FPS, "refuse", keep_frames=0, what="clip")
         if video.audio is not None:
-            end = media.before_padding(video.audio, len(frames), shared)
+            end = media.before_padding(video.audio, len(frames), shared, "clip's audio")
             if media.fills_a_latent(end):  # the audio may have ended earlier
-                following.preserve_audio(audio_vae, end, keep_seconds=0.0)
+                following.preserve_audio(audio_vae, end, keep_seconds=0.0, what="clip's audio")
         added = length - shared
         overlapping = f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s"
         return io.NodeOutput(following.latent(), shared, ui=show(cls, [overlapping, *following.notes()]))
@@ -121,11 +125,12 @@ class OviJoin(io.ComfyNode):
     def execute(cls, clips: dict[str, Any], overlap_frames: int) -> io.NodeOutput:
         """Bring the clips to one rate, join video and audio, and show the duration on the node."""
         videos = [clip.get_components() for clip in clips.values()]
-        frames = [frames_at_24(video) for video in videos]
+        frames = [frames_at_24(video, f"video of clip {number}") for number, video in enumerate(videos, start=1)]
         for number, images in enumerate(frames, start=1):
             if images.shape[1:] != frames[0].shape[1:]:
                 sizes = [f"{each.shape[2]}x{each.shape[1]}" for each in (images, frames[0])]
                 raise ValueError(f"Clip {number} is {sizes[0]}, but the first is {sizes[1]}: make them equal.")
+            media.check_finite(images, f"video of clip {number}")
             if len(images) <= overlap_frames:
                 raise ValueError(
                     f"Clip {number} has {len(images)} frames, no more than the overlap of {overlap_frames}: leave it "
@@ -134,7 +139,7 @@ class OviJoin(io.ComfyNode):
         lengths = [len(images) for images in frames]
         audio = None
         if tracks := [video.audio for video in videos if video.audio is not None]:
-            rate = tracks[0]["sample_rate"]
+            rate = media.sample_rate(tracks[0], "audio of the first clip with audio")
             waves = join.match_waves([video.audio for video in videos], rate)
             waveform = join.join_waves(waves, lengths, overlap_frames, rate)[None]
             audio = {"waveform": waveform, "sample_rate": rate}

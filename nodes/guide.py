@@ -12,7 +12,7 @@ MAX_CFG = 100.0
 
 
 def percent(name: str, default: float, tooltip: str) -> io.Input:
-    """A place in the schedule, 0 to 1."""
+    """Return an input for a place in the schedule, 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
 
 
@@ -27,7 +27,7 @@ class OviGuidance(io.ComfyNode):
             display_name="Ovi Guidance",
             category="Ovi",
             description="Gives the audio its own cfg and skips a block in the negative pass, as in the Ovi release. "
-            "The video's cfg is the one of the sampler or guider; the Ovi release uses 4.",
+            "Set the video's cfg in the sampler or guider; the Ovi release uses 4.",
             search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs."),

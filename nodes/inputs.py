@@ -17,7 +17,7 @@ REGENERATED = {"video": (True, False), "audio": (False, True), "both": (True, Tr
 
 
 def size_inputs() -> list[io.Input]:
-    """Width, height and length."""
+    """Return inputs for width, height and length."""
     return [
         io.Int.Input(
             "width",
@@ -45,14 +45,14 @@ def size_inputs() -> list[io.Input]:
 
 
 def length_input(shortest: int, tooltip: str) -> io.Input:
-    """The length of a clip in frames."""
+    """Return an input for the length of a clip in frames, at least `shortest`."""
     return io.Int.Input(
         "length", default=LENGTH, min=shortest, max=MAX_SIZE, step=geometry.FRAMES_PER_LATENT, tooltip=tooltip
     )
 
 
 def batch_input() -> io.Input:
-    """The number of clips."""
+    """Return an input for the number of clips."""
     return io.Int.Input(
         "batch_size",
         default=1,
@@ -63,7 +63,7 @@ def batch_input() -> io.Input:
 
 
 def fit_input(what: str) -> io.Input:
-    """How images or frames of another size are fitted; `what` names them."""
+    """Return an input for how images or frames of another size are fitted; `what` names them."""
     return io.Combo.Input(
         "fit",
         options=list(image.FITS),
@@ -74,7 +74,7 @@ def fit_input(what: str) -> io.Input:
 
 
 def prompt_style_input(styles: list[str], addition: str = "") -> io.Input:
-    """The checkpoint that a prompt is for."""
+    """Return an input for the form of a prompt; `addition` ends its tooltip."""
     return io.Combo.Input(
         "prompt_style",
         options=styles,
@@ -85,12 +85,12 @@ def prompt_style_input(styles: list[str], addition: str = "") -> io.Input:
 
 
 def text_input(name: str, default: str, tooltip: str) -> io.Input:
-    """A prompt, or a part of one."""
+    """Return an input for a prompt or a part of one."""
     return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
 
 
 def regenerated_inputs() -> list[io.Input]:
-    """From when to when something is regenerated."""
+    """Return inputs for the time between which something is regenerated."""
     return [
         io.Float.Input(
             "remake_start",

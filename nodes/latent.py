@@ -74,6 +74,6 @@ class OviImageToVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode the image, and show on the node which checkpoints were trained for such a clip."""
         require_video_vae(vae)
-        clip = JointLatent(width, height, length, batch_size)
-        clip.preserve_start_image(vae, start_image, fit)
-        return io.NodeOutput(clip.latent(), ui=show(cls, geometry.trained_for(width, height, length)))
+        joint = JointLatent(width, height, length, batch_size)
+        joint.preserve_start_image(vae, start_image, fit)
+        return io.NodeOutput(joint.latent(), ui=show(cls, geometry.trained_for(width, height, length)))

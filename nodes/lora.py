@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import comfy.utils
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..ovi.native.files import read
 from ..ovi.native.lora import apply
 from .inputs import MAX_STRENGTH
 from .notes import show
@@ -51,6 +51,6 @@ class OviLoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load the file and patch a clone of the model."""
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
-        sd = comfy.utils.load_torch_file(path, safe_load=True)
+        sd, _ = read(path)
         patched, notes = apply(model, sd, video_strength, audio_strength)
         return io.NodeOutput(patched, ui=show(cls, notes))

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ovi import geometry, prompt
+from ..ovi import geometry, parts, prompt
 from ..ovi.config import TEXT_LEN
 from ..ovi.native.text import tokenize
 from .inputs import length_input, prompt_style_input, text_input
@@ -61,9 +61,8 @@ class OviPrompt(io.ComfyNode):
         cls, scene: str, speech: str, sound: str, prompt_style: str, length: int, clip: Any = None
     ) -> io.NodeOutput:
         """Compose the prompt, and show its speaking time and token count on the node."""
-        composed = prompt.compose(scene, speech, sound, prompt_style)
-        text, notes = prompt.format_prompt(composed, prompt_style)
-        notes = (prompt.speech_note(text, length), *notes)
+        text, changes, doubts = parts.read(scene, speech, sound, prompt_style)
+        notes = (prompt.speech_note(text, length), *changes, *doubts)
         if clip is not None:
             _, of_text = tokenize(clip, text)
             excess = len(of_text) - TEXT_LEN

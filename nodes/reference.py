@@ -70,7 +70,8 @@ class OviReference(io.ComfyNode):
                     min=0.0,
                     max=MAX_SECONDS,
                     step=0.01,
-                    tooltip="How many seconds of the audio to preserve, from its start. 0 preserves all.",
+                    tooltip="How many seconds of the audio to preserve, from its start: 0.04 or more, rounded down to "
+                    "whole audio latents of 0.032 seconds. 0 preserves all.",
                 ),
                 io.Combo.Input(
                     "remake",
@@ -142,24 +143,24 @@ class OviReference(io.ComfyNode):
                 "Ovi Reference has both a start image and a video, but the clip can start with only one: disconnect "
                 "the other."
             )
-        clip = JointLatent(width, height, length, batch_size)
+        joint = JointLatent(width, height, length, batch_size)
         notes: list[str] = []
         if start_image is not None:
-            clip.preserve_start_image(vae, start_image, fit)
+            joint.preserve_start_image(vae, start_image, fit)
         if video is not None:
-            notes += clip.preserve_video(vae, video, fps, fit, keep_frames)
+            notes += joint.preserve_video(vae, video, fps, fit, keep_frames)
         if end_image is not None:
-            clip.preserve_end_image(vae, end_image, fit)
+            joint.preserve_end_image(vae, end_image, fit)
         if audio is not None:
-            notes += clip.preserve_audio(audio_vae, audio, keep_seconds)
+            notes += joint.preserve_audio(audio_vae, audio, keep_seconds)
         if remake != NOTHING:
             of_video, of_audio = REGENERATED[remake]
             regenerate_between(
-                clip.video_mask, clip.audio_mask, remake_start, remake_end, video=of_video, audio=of_audio
+                joint.video_mask, joint.audio_mask, remake_start, remake_end, video=of_video, audio=of_audio
             )
-        preserved = preserved_notes(clip.video_mask, clip.audio_mask)
+        preserved = preserved_notes(joint.video_mask, joint.audio_mask)
         notes = [*preserved, *notes, *geometry.trained_for(width, height, length)]
-        return io.NodeOutput(clip.latent(), ui=show(cls, notes))
+        return io.NodeOutput(joint.latent(), ui=show(cls, notes))
 
 
 class OviRemake(io.ComfyNode):

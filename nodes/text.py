@@ -21,7 +21,7 @@ PROMPT = (
 
 
 def truncation(name: str, encoded: EncodedText) -> str:
-    """The note on a text that Ovi does not read to its end."""
+    """Return the note on a text that Ovi does not read to its end."""
     return f"{name}: {encoded.tokens} tokens, but Ovi reads {TEXT_LEN}: the last {encoded.truncated} were truncated"
 
 
@@ -76,6 +76,7 @@ class OviTextEncode(io.ComfyNode):
         ]
         counted = f"Prompt: {positive.tokens} of {TEXT_LEN} tokens"
         notes = [truncation("Prompt", positive) if positive.truncated else counted, *formatted.notes]
+        notes += ovi_prompt.doubts(prompt, prompt_style)
         named = {"Video negative": for_video, "Audio negative": for_audio}
         notes += [truncation(name, encoded) for name, encoded in named.items() if encoded.truncated]
         return io.NodeOutput(positive.conditioning, negative, ui=show(cls, notes))

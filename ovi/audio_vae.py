@@ -61,8 +61,9 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
     weight norm (old or new key names) or folded. Or `vae_sd` is an earlier result of this function and there is no
     vocoder. Tensors that need no change are passed on without a copy.
 
-    Raises ValueError where a file is something else, where a tensor is missing, misshapen or unknown, and where the VAE
-    was normalised more than once, or was merged without having been normalised.
+    Raises ValueError where a file is something else, where a tensor is missing, misshapen, unknown or not of numbers
+    with a fraction, where one holds NaN or infinity, and where the VAE was normalised more than once, or was merged
+    without having been normalised.
     """
     vae_sd = vae_sd.get("generator", vae_sd)
     vae_is = kind(vae_sd)
@@ -90,6 +91,11 @@ def merge(vae_sd: Mapping[str, Any], vocoder_sd: Mapping[str, Any] | None = None
         for key, tensor in vae.items()
     }
     merged |= {f"vocoder.{key}": tensor for key, tensor in vocoder.items()}
+    if bad := next((key for key, tensor in merged.items() if not torch.isfinite(tensor).all()), None):
+        raise ValueError(
+            f"{vae_file if bad.startswith('vae.') else vocoder_file} is damaged: {bad} holds NaN or infinity, or is 0 "
+            f"where it must not be; download it again: {SOURCES[VAE]}, with {SOURCES[VOCODER]}."
+        )
     # Always computed: where its file has no mel basis, core leaves it uninitialised, and may have saved it like that.
     merged["mel_converter.mel_basis"] = mel_basis()
     merged["mel_converter.hann_window"] = torch.hann_window(FFT)
@@ -122,7 +128,7 @@ def normalisations(vae: Mapping[str, Tensor]) -> int:
 
 
 def vae_shapes() -> Shapes:
-    """Keys and shapes of the VAE: 53 convolutions without bias, two gains, and the mel statistics."""
+    """Return the keys and shapes of the VAE: 53 convolutions without bias, two gains, and the mel statistics."""
     fine, middle, coarse = VAE_WIDTHS
     shapes: Shapes = {
         "data_mean": (1, MEL_BANDS, 1),
@@ -159,7 +165,7 @@ def vae_shapes() -> Shapes:
 
 
 def vocoder_shapes() -> Shapes:
-    """Keys and shapes of the vocoder with plain convolutions; the transposed ones, `ups`, are [in, out, kernel]."""
+    """Return the keys and shapes of the vocoder, convolutions folded; transposed ones, `ups`, are [in, out, kernel]."""
     shapes: Shapes = {}
 
     def convolution(name: str, weight: tuple[int, int, int], bias: int) -> None:
@@ -187,7 +193,7 @@ def vocoder_shapes() -> Shapes:
 
 
 def lowpass_filter() -> Tensor:
-    """The vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25 in a Kaiser window of half width 0.3."""
+    """Return the vocoder's anti-aliasing filter [1, 1, 12]: a sinc of cutoff 0.25, Kaiser window of half width 0.3."""
     half = FILTER_TAPS // 2
     attenuation = 2.285 * (half - 1) * math.pi * (4 * 0.3) + 7.95  # dB; above 50, where Kaiser's beta is linear in it
     window = torch.kaiser_window(FILTER_TAPS, periodic=False, beta=0.1102 * (attenuation - 8.7))
@@ -196,7 +202,7 @@ def lowpass_filter() -> Tensor:
 
 
 def mel_basis() -> Tensor:
-    """The mel filter bank [80, 513] of 0 to 8000 Hz on Slaney's scale, each triangle of unit area.
+    """Return the mel filter bank [80, 513] of 0 to 8000 Hz on Slaney's scale, each triangle of unit area.
 
     Slaney's scale is linear up to 1000 Hz (15 mel) and logarithmic above, with 27 mel for a factor of 6.4.
     """
@@ -234,6 +240,8 @@ def _check(sd: Mapping[str, Tensor], shapes: Shapes, file: str, needed: str) -> 
         got = f"has {_named(unknown)}, which is unknown"
     elif wrong := [key for key, shape in shapes.items() if sd[key].shape != shape]:
         got = f"has {wrong[0]} of shape {list(sd[wrong[0]].shape)} instead of {list(shapes[wrong[0]])}"
+    elif wrong := [key for key in shapes if not sd[key].is_floating_point()]:
+        got = f"has {wrong[0]} of type {sd[wrong[0]].dtype} instead of floating-point numbers"
     else:
         return
     raise ValueError(f"{file} {got}; it must be {needed}: {SOURCES[needed]}.")

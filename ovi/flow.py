@@ -7,6 +7,7 @@ sigma instead, one nearly clean and the other nearly noise, so that the noisy on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -55,6 +56,23 @@ class Settings:
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a setting out of its range."""
+        checks = {
+            "a positive number": (("lr", "max_norm", "shift"), lambda value: 0 < value < math.inf),
+            "at least 0": (
+                ("weight_decay", "warmup", "audio_weight", "split_steps"),
+                lambda value: 0 <= value < math.inf,
+            ),
+            "from 0 to 1": (("cooldown", "ema", "text_dropout", "first_frame", "split"), lambda value: 0 <= value <= 1),
+            "at least 1": (("batch",), lambda value: value >= 1),
+            "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
+        }
+        for needed, (names, fits) in checks.items():
+            for name in names:
+                if not fits(value := getattr(self, name)):
+                    raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
 
 
 class Noised(NamedTuple):

@@ -51,7 +51,7 @@ def audio_latents(frames: int, fps: float = FPS) -> int:
 
 
 def latents_during_frame(video_latent: int) -> tuple[int, int]:
-    """Return the first audio latent that begins during a latent frame of video at 24 fps, and the first one after."""
+    """Return the audio latents nearest to the time of a video latent at 24 fps: the first, and the first one after."""
     first, after = frames(video_latent), frames(video_latent + 1)  # of the frames that the video latent holds
     return round(max(0, first) * AUDIO_LATENT_RATE / FPS), round(after * AUDIO_LATENT_RATE / FPS)
 

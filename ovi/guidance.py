@@ -38,7 +38,7 @@ class SigmaRange:
         return cls(percent_to_sigma(start) if start > 0 else math.inf, percent_to_sigma(end))
 
     def contains(self, sigmas: Tensor) -> bool:
-        """Return whether a step at `sigmas` [B] is in it; the device is asked only where it is not all of it."""
+        """Return whether a step at `sigmas` [B] is in it; reads the device only if it is not `WHOLE`."""
         return self == WHOLE or self.last <= sigmas[0].item() <= self.first
 
 

@@ -6,16 +6,15 @@ always counted from the start of the joined clip, so that video and audio never 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, pad
-from torchaudio.functional import resample  # type: ignore[import-untyped]
 
-from . import geometry
+from . import geometry, media
 
 FADE = 0.1  # seconds of the crossfade from the audio of one clip to that of the next
 
@@ -47,18 +46,20 @@ def join_frames(clips: Sequence[Tensor], overlap: int) -> Tensor:
     return joined
 
 
-def match_waves(tracks: Sequence[Mapping[str, Any] | None], sample_rate: int) -> list[Tensor]:
+def match_waves(tracks: Sequence[Any], sample_rate: int) -> list[Tensor]:
     """Return ComfyUI's AUDIOs as waves [C, S] of one rate and one number of channels; None becomes an empty wave.
 
     At least one is not None; all get its dtype and device. Mono is repeated in every channel. Raises ValueError for
-    other numbers of channels that differ.
+    other numbers of channels that differ, and, naming the clip, where `media.recording` does.
     """
-    first: Tensor = next(track["waveform"] for track in tracks if track is not None)
+    parts = [
+        None if track is None else media.recording(track, f"audio of clip {number}")
+        for number, track in enumerate(tracks, start=1)
+    ]
+    first = next(part[0] for part in parts if part is not None)
     waves = [
-        first.new_zeros(1, 0)
-        if track is None
-        else resample(track["waveform"][0].float(), track["sample_rate"], sample_rate).to(first)
-        for track in tracks
+        first.new_zeros(1, 0) if part is None else media.resampled(part[0].float(), part[1], sample_rate).to(first)
+        for part in parts
     ]
     counts = {len(wave) for wave in waves}
     if len(counts - {1}) > 1:
@@ -81,7 +82,7 @@ def join_waves(waves: Sequence[Tensor], lengths: Sequence[int], overlap: int, sa
     for wave, length, begin in zip(waves, lengths, begins, strict=True):
         start, end = sample(begin), sample(begin + length)
         fitted = pad(wave, (0, end - start - wave.shape[1]))
-        first = 0  # the sample of the clip from which it is alone
+        first = 0  # the clip's first sample after the crossfade
         if begin:
             shared = sample(begin + overlap) - start
             fade = min(round(FADE * sample_rate), shared)

@@ -1,59 +1,111 @@
-"""LoRAs of Ovi: which weights the layers of a LoRA file are for, and LoRA layers for training.
+"""LoRAs of Ovi: which weights the tensors of a LoRA file are for, and LoRA layers for training.
 
-A LoRA of Wan 2.2 5B names the layers of the video tower as Wan does (`blocks.0.self_attn.q`); a LoRA of Ovi puts the
-tower before that (`video_model.blocks.0.self_attn.q`). Training tools add prefixes of their own to either.
+A LoRA of Wan 2.2 5B names the layers of the video tower as Wan does (`blocks.0.self_attn.q`) or as Diffusers does
+(`blocks.0.attn1.to_q`); a LoRA of Ovi puts the tower before that (`video_model.blocks.0.self_attn.q`). Training tools
+put prefixes of their own before either, and some write underscores for dots.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .checkpoint import VIDEO
+from .checkpoint import AUDIO, VIDEO
 from .model import OviModel
 
-PREFIXES = ("diffusion_model.", "transformer.", "")
 LORA_LAYER = re.compile(r"\.blocks\.\d+\.(self_attn|cross_attn|ffn)\.")  # what training adds LoRAs to
-KOHYA_PREFIX = "lora_unet_"  # then the layer's name with underscores for dots
-_MODULATION = re.compile(r"(blocks\.\d+\.modulation)\.modulation$")  # `blocks.0.modulation` in Wan
-_DIFFUSERS = (
-    (re.compile(r"\.self_attn\.(?=[qkvo]$)"), ".attn1.to_"),
-    (re.compile(r"\.cross_attn\.(?=[qkvo]$)"), ".attn2.to_"),
-    (re.compile(r"(?<=\.to_)o$"), "out.0"),
-    (re.compile(r"\.ffn\.0$"), ".ffn.net.0.proj"),
-    (re.compile(r"\.ffn\.2$"), ".ffn.net.2"),
+NO_LAYER = "Ovi has no such layer"
+_BLOCK = re.compile(r"blocks\.\d+\.")
+_DIFFUSERS = (  # names in a block, then those beside the blocks; each also of a bias
+    (re.compile(r"^self_attn\."), "attn1."),
+    (re.compile(r"^cross_attn\."), "attn2."),
+    (re.compile(r"(?<=^attn[12]\.)(?=[qkvo](\.bias)?$)"), "to_"),
+    (re.compile(r"(?<=\.to_o)(?=(\.bias)?$)"), "ut.0"),
+    (re.compile(r"^ffn\.0"), "ffn.net.0.proj"),
+    (re.compile(r"^ffn\.2"), "ffn.net.2"),
+    (re.compile(r"^norm3"), "norm2"),
+    (re.compile(r"^modulation\.modulation$"), "scale_shift_table"),
+    (re.compile(r"^(t..._embed)ding\.0"), r"condition_embedder.\1der.linear_1"),
+    (re.compile(r"^(t..._embed)ding\.2"), r"condition_embedder.\1der.linear_2"),
+    (re.compile(r"^time_projection\.1"), "condition_embedder.time_proj"),
+    (re.compile(r"^head\.head"), "proj_out"),
+)
+_WRAPPERS = re.compile(r"(?<=\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|module|processor)\.")
+_TOWER = re.compile(r"(?:^|(?<=[._]))(?:video|audio)_model[._]")
+_ADAPTER_NAME = re.compile(r"(?<=^\.lora_[AB]\.)(?!weight$|bias$)[^.]+\.(?=(?:weight|bias)$)")  # of PEFT: "default"
+# Words in a prefix after which the same layer name means a layer of another network.
+_OTHER = re.compile(
+    r"(?:^|[._])(?:te\d*|text|clip|u?m?t5[^\W_]*|[^\W_]*(?:en|de)coder|vae|vace|control[^\W_]*|refiner|audio|blocks|layers)[._]"
+)
+# What may be joined to a layer by an underscore; `transformer_blocks` is another model's, `lora_transformer_` a prefix.
+_JOINED = re.compile(
+    r"_*(?:(?:lora|lycoris)_+(?:transformer_+)?)?(?:(?:prior|unet|dit|diffusion|base|model|video|wan|ovi|net|pipe)_+)*"
 )
 
 
-def key_map(weights: Iterable[str]) -> dict[str, str]:
-    """Return, by a layer's name in any known naming of LoRAs, the weight (published key name) that it is for."""
-    return {name: weight for weight in weights for name in _names(weight.removesuffix(".weight"))}
+class Place(NamedTuple):
+    """What a tensor of a LoRA file is for."""
+
+    weight: str  # published key name
+    end: str  # what follows the layer in the key, without the name of a PEFT adapter: ".lora_A.weight", ".alpha"
 
 
-def strangers(lora: Iterable[str], names: Mapping[str, str]) -> list[str]:
-    """Return the keys of a LoRA that begin with none of `names`, those of `key_map`."""
-    return [key for key in lora if not any(layer in names for layer in _beginnings(key))]
+class Names:
+    """The layers of a model, found in the keys of LoRA files wherever they begin."""
+
+    def __init__(self, weights: Iterable[str]) -> None:
+        """`weights` are the published key names of a whole model."""
+        self._weights: dict[str, str] = {}  # by tower and name, with underscores for dots
+        in_blocks, beside = set[str](), set[str]()
+        for weight in weights:
+            tower = AUDIO if weight.startswith(AUDIO) else VIDEO
+            layer = weight.removeprefix(tower).removesuffix(".weight")
+            block = _BLOCK.match(layer)
+            start = block[0] if block else ""
+            for name in _aliases(layer.removeprefix(start)):
+                (in_blocks if block else beside).add(name)
+                self._weights[tower + f"{start}{name}".replace(".", "_")] = weight
+        self._layer = re.compile(
+            rf"(?:^|[._])(blocks[._]\d+[._](?:{_any(in_blocks)})|{_any(beside)})(?=\.|_lora\.|$)", re.ASCII
+        )
+
+    def place(self, key: str) -> Place:
+        """Return what a tensor is for. Raises ValueError where that is no layer of the model, or uncertain.
+
+        A layer without a tower is the video tower's.
+        """
+        key = _WRAPPERS.sub("", key)
+        match = self._layer.search(key)
+        if match is None:
+            raise ValueError(NO_LAYER)
+        prefix = key[: match.start(1)]
+        towers = {tower.replace("model_", "model.") for tower in _TOWER.findall(prefix)}
+        rest = _TOWER.sub("", prefix)
+        joined = rest.rpartition(".")[2]
+        if len(towers) > 1 or _OTHER.search(rest) or not (towers or _JOINED.fullmatch(joined)):
+            raise ValueError(f"unknown prefix {prefix}")
+        weight = self._weights.get(next(iter(towers), VIDEO) + match[1].replace(".", "_"))
+        if weight is None:
+            raise ValueError(NO_LAYER)
+        return Place(weight, _ADAPTER_NAME.sub("", key[match.end() :]))
 
 
-def _beginnings(key: str) -> Iterator[str]:
-    """Iterate over what a key begins with: "a.b.c" → "a", "a.b", "a.b.c"."""
-    return accumulate(key.split("."), lambda beginning, part: f"{beginning}.{part}")
+def _aliases(name: str) -> Iterator[str]:
+    """Iterate over the names of a layer, tower and block left out."""
+    yield name
+    yield name.replace("modulation.modulation", "modulation")  # Wan's own
+    for pattern, other in _DIFFUSERS:
+        name = pattern.sub(other, name)
+    yield name
+    yield name.replace("to_out.0", "to_out")
 
 
-def _names(layer: str) -> Iterator[str]:
-    layers = [layer]
-    if layer.startswith(VIDEO):
-        wan = _MODULATION.sub(r"\1", layer.removeprefix(VIDEO))
-        diffusers = wan
-        for pattern, name in _DIFFUSERS:
-            diffusers = pattern.sub(name, diffusers)
-        layers += [wan, diffusers]
-    for name in layers:
-        yield from (prefix + name for prefix in PREFIXES)
-        yield KOHYA_PREFIX + name.replace(".", "_")
+def _any(names: Iterable[str]) -> str:
+    """Return a pattern of names, the longest first, with dots or underscores between their parts."""
+    return "|".join(re.sub(r"[._]", "[._]", name) for name in sorted(names, key=len, reverse=True))
 
 
 class LoraLinear(nn.Module):

@@ -30,17 +30,17 @@ NO_FLOAT64 = ("mps", "xpu", "privateuseone")  # device types that (may) lack flo
 Attention = Callable[..., Tensor]
 Rotate = Callable[[Tensor, Tensor], Tensor]
 Timestep = Tensor | tuple[Tensor, Tensor]
-Texts = tuple[Tensor, Tensor]  # of the video tower and the audio tower, [B, text_len, D] each
+Texts = tuple[Tensor | None, Tensor | None]  # embedded, of the video and the audio tower, [B, text_len, D] each
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, heads: int, **_: Any) -> Tensor:
-    """Attention on [B, L, heads * head_dim] by PyTorch alone, in the signature of ComfyUI's `optimized_attention`."""
+    """Attend on [B, L, heads * head_dim] by PyTorch alone, in the signature of ComfyUI's `optimized_attention`."""
     q, k, v = (rearrange(t, "b l (h d) -> b h l d", h=heads) for t in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)")
 
 
 def sinusoid(timestep: Tensor, dim: int) -> Tensor:
-    """Time features [N, dim] of timesteps [N], in float64: cosines first, frequencies 10000^(-i / (dim / 2))."""
+    """Return time features [N, dim] of timesteps [N], in float64: cosines first, frequencies 10000^(-i / (dim / 2))."""
     device = "cpu" if timestep.device.type in NO_FLOAT64 else timestep.device
     half = dim // 2
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=device) / half)
@@ -66,15 +66,15 @@ class Layers(NamedTuple):
         return torch.bfloat16 if self.dtype is not None and self.dtype.itemsize == 1 else self.dtype
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """A matrix of a block."""
+        """Make a matrix of a block."""
         return self.operations.Linear(inputs, outputs, device=self.device, dtype=self.dtype)
 
     def safe_linear(self, inputs: int, outputs: int) -> nn.Module:
-        """A matrix of an embedding or a head."""
+        """Make a matrix of an embedding or a head."""
         return self.operations.Linear(inputs, outputs, device=self.device, dtype=self.safe_dtype)
 
     def conv1d(self, inputs: int, outputs: int, *, bias: bool) -> nn.Module:
-        """A convolution of the audio patch embedding, length-preserving, zeros beyond both ends."""
+        """Make a convolution of the audio patch embedding, length-preserving, zeros beyond both ends."""
         return self.operations.Conv1d(
             inputs,
             outputs,
@@ -86,23 +86,23 @@ class Layers(NamedTuple):
         )
 
     def conv3d(self, inputs: int, outputs: int, kernel: tuple[int, int, int]) -> nn.Module:
-        """The video patch embedding."""
+        """Make the video patch embedding."""
         return self.operations.Conv3d(
             inputs, outputs, kernel_size=kernel, stride=kernel, device=self.device, dtype=self.safe_dtype
         )
 
     def layer_norm(self, dim: int, *, affine: bool) -> nn.Module:
-        """Layer norm over the whole width."""
+        """Make a layer norm over the whole width."""
         return self.operations.LayerNorm(
             dim, eps=EPS, elementwise_affine=affine, device=self.device, dtype=self.safe_dtype
         )
 
     def rms_norm(self, dim: int) -> nn.Module:
-        """RMS norm over the whole width (all heads together)."""
+        """Make an RMS norm over the whole width (all heads together)."""
         return self.operations.RMSNorm(dim, eps=EPS, device=self.device, dtype=self.safe_dtype)
 
     def parameter(self, *shape: int) -> nn.Parameter:
-        """A bare parameter, to be loaded."""
+        """Make a bare parameter, to be loaded."""
         return nn.Parameter(torch.empty(shape, device=self.device, dtype=self.safe_dtype))
 
 
@@ -123,13 +123,13 @@ class FusionSource(NamedTuple):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift, with x [B, L, D] and shift, scale [B, T, D]; T divides L."""
+    """Return x * (1 + scale) + shift, with x [B, L, D] and shift, scale [B, T, D]; T divides L."""
     frames = x.unflatten(1, (shift.shape[1], -1))
     return torch.addcmul(shift[:, :, None], frames, 1 + scale[:, :, None]).flatten(1, 2)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """x + y * gate, with x and y [B, L, D] and gate [B, T, D]; T divides L."""
+    """Return x + y * gate, with x and y [B, L, D] and gate [B, T, D]; T divides L."""
     per_frame = (gate.shape[1], -1)
     return torch.addcmul(x.unflatten(1, per_frame), y.unflatten(1, per_frame), gate[:, :, None]).flatten(1, 2)
 
@@ -137,7 +137,7 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
 class Modulation(nn.Module):
     """Learned offsets to the time modulation.
 
-    (A module of its own, since the published keys are `modulation.modulation`.)
+    (A separate module because the published keys are `modulation.modulation`.)
     """
 
     def __init__(self, layers: Layers, dim: int) -> None:
@@ -248,7 +248,7 @@ class Block(nn.Module):
         return add_gated(x, narrow(gelu(widen(modulate(self.norm2(x), shift, scale)))), gate)
 
     def forward(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
-        """The block of a tower that runs alone."""
+        """Run the block of a tower without the other tower."""
         x = self.attend_self(x, stream, options)
         x = self.attend_cross(x, stream, options, None)
         return self.feed_forward(x, stream)
@@ -264,7 +264,7 @@ class Head(nn.Module):
         self.modulation = layers.parameter(1, 2, dim)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Modulated by the time embedding itself, [B, T, D], not by its projection."""
+        """Project x, modulated by the time embedding [B, T, D] itself, not by its projection."""
         shift, scale = (time[:, :, None] + self.modulation.to(device=x.device, dtype=x.dtype)).unbind(2)
         return self.head(modulate(self.norm(x), shift, scale))
 
@@ -286,7 +286,8 @@ class GatedConvolutions(nn.Module):
 class Tower(nn.Module):
     """What both towers have: text and time embedding, blocks and head.
 
-    Text is embedded once per prompt (`embed_text`), everything else in every step (`embed`).
+    Text is embedded once per prompt (`embed_text`); `positions` depends on the latent's shape alone; `embed` is what
+    every step needs.
     """
 
     patch_embedding: nn.Module
@@ -345,9 +346,12 @@ class VideoTower(Tower):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
         _, _, frames, height, width = patches.shape
-        table = rope.video_table(frames, height, width, self.config.head_dim, like=patches)
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        return tokens, self.stream(tokens, table, timestep, text)
+        return tokens, self.stream(tokens, self.positions((frames, height, width), tokens), timestep, text)
+
+    def positions(self, grid: tuple[int, int, int], like: Tensor) -> Tensor:
+        """Return the rotations of a grid of tokens: latent frames, rows, columns."""
+        return rope.video_table(*grid, self.config.head_dim, like=like)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
         """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape."""
@@ -373,9 +377,11 @@ class AudioTower(Tower):
     def embed(self, latent: Tensor, timestep: Tensor, text: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
         """Return the tokens [B, L, D] of a latent, and their stream; `start` is the position of the first token."""
         tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
-        config = self.config
-        table = rope.audio_table(tokens.shape[1], config.head_dim, config.audio_rope_scale, like=tokens, start=start)
-        return tokens, self.stream(tokens, table, timestep, text)
+        return tokens, self.stream(tokens, self.positions(tokens.shape[1], tokens, start), timestep, text)
+
+    def positions(self, length: int, like: Tensor, start: float = 0.0) -> Tensor:
+        """Return the rotations of `length` tokens, the first at position `start`."""
+        return rope.audio_table(length, self.config.head_dim, self.config.audio_rope_scale, like=like, start=start)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
         """Bring the head's output to the latent's layout."""
@@ -431,23 +437,24 @@ class OviModel(nn.Module):
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens.
         """
-        latent = next((part for part in x if part is not None), None)
-        if latent is None:
-            raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
         return self.velocities(
             x,
             timestep,
-            self.embed_texts(context, audio_context, dtype=latent.dtype),
+            self.embed_texts(x, context, audio_context),
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
             audio_start=audio_start,
             transformer_options=transformer_options,
         )
 
-    def embed_texts(self, context: Tensor, audio_context: Tensor | None = None, *, dtype: torch.dtype) -> Texts:
-        """Embed the texts of both towers, [B, T, text_dim] each: once per prompt, since no step changes them."""
+    def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
+        """Embed the texts [B, T, text_dim] of the towers that have a latent in x: once per prompt, not per step."""
+        video, audio = x
         audio_context = context if audio_context is None else audio_context
-        return self.video_model.embed_text(context, dtype), self.audio_model.embed_text(audio_context, dtype)
+        return (
+            None if video is None else self.video_model.embed_text(context, video.dtype),
+            None if audio is None else self.audio_model.embed_text(audio_context, audio.dtype),
+        )
 
     def velocities(
         self,
@@ -465,9 +472,11 @@ class OviModel(nn.Module):
         video_time, audio_time = timestep if isinstance(timestep, tuple) else (timestep, timestep)
         video_latent, audio_latent = x
         video_text, audio_text = texts
-        if video_latent is None:
-            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]  # type: ignore[arg-type]
-        if audio_latent is None:
+        if video_latent is None or video_text is None:
+            if audio_latent is None or audio_text is None:
+                raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
+            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]
+        if audio_latent is None or audio_text is None:
             return [alone(self.video_model, video_latent, video_time, video_text, options), None]
 
         video, video_stream = self.video_model.embed(video_latent, video_time, video_text)
@@ -507,7 +516,7 @@ def alone(
 def fuse(
     pair: tuple[Block, Block], video: Tensor, audio: Tensor, streams: tuple[Stream, Stream], options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """One fusion block: video [B, L, D], audio [B, L', D] → the same.
+    """Run one fusion block: video [B, L, D], audio [B, L', D] → the same.
 
     `options` may switch off a direction of the fusion: "a2v_cross_attn" (video attends to audio) and "v2a_cross_attn".
     """

@@ -9,9 +9,12 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from . import parts, tags
 from .geometry import VARIANTS, seconds
+from .quote import check_characters, quoted
 
 AS_WRITTEN = "as written"
 STYLES = (*VARIANTS, AS_WRITTEN)
@@ -26,6 +29,9 @@ VIDEO_NEGATIVE = "jitter, bad hands, blur, distortion"
 AUDIO_NEGATIVE = "robotic, muffled, echo, distorted"
 
 _CURLY_SINGLE, _CURLY_DOUBLE = "\u02bc\u2018\u2019\u201a\u201b", "\u201c\u201d\u201e\u201f"
+_HUGE_NUMBER = re.compile("&#[0-9]{4000,};?")
+_CLOSED_BY = {tags.SPEECH: tags.END_SPEECH, tags.AUDIO: tags.END_AUDIO}
+_STRETCH = 2000  # characters: a word of so many has more tokens than Ovi reads
 _STRAIGHT_QUOTES = str.maketrans(dict.fromkeys(_CURLY_SINGLE, "'") | dict.fromkeys(_CURLY_DOUBLE, '"'))
 
 
@@ -37,61 +43,74 @@ class FormattedPrompt(NamedTuple):
 
 
 def format_prompt(text: str, style: str) -> FormattedPrompt:
-    """Rewrite the description of the audio for the checkpoint `style`, by the Ovi release's rules.
+    """Read the tags of a prompt as meant, and rewrite the description of the audio for the checkpoint `style`.
 
-    The style "as written" changes nothing.
+    The Ovi release's rules for the description hold. The style "as written" changes nothing.
 
-    Raises ValueError where a speech tag <S> is not closed, in any style.
+    Raises ValueError where a speech tag <S> is not closed, in any style, and for half characters.
     """
-    for speech in text.split("<S>")[1:]:
-        if "<E>" not in speech:
-            raise ValueError(f'The speech tag before "{speech.strip()[:40]}" is not closed: write <S>words<E>.')
+    check_characters(text)
     if style == AS_WRITTEN:
+        tags.check_closed(text)
         return FormattedPrompt(text, ())
+    text, notes, _ = tags.read(text)
     if VARIANTS[style].audio_tag == "AUDCAP":
-        found, wanted = "Audio: …", "<AUDCAP>…<ENDAUDCAP>"
-        formatted = re.sub(r"Audio:\s*(.*)", r"<AUDCAP>\1<ENDAUDCAP>", text, flags=re.DOTALL)
+        found, wanted, formatted = "Audio: …", "<AUDCAP>…<ENDAUDCAP>", _in_tags(text)
     else:
-        found, wanted = "<AUDCAP>…<ENDAUDCAP>", "Audio: …"
-        formatted = re.sub(r"<AUDCAP>(.*?)<ENDAUDCAP>", r"Audio: \1", text, flags=re.DOTALL)
-    if formatted == text:
-        return FormattedPrompt(text, ())
-    return FormattedPrompt(
-        formatted, (f'"{found}" was rewritten as "{wanted}", the form that {style} was trained on.',)
+        found, wanted, formatted = "<AUDCAP>…<ENDAUDCAP>", "Audio: …", _after_label(text)
+    if formatted != text:
+        notes = (*notes, f'"{found}" was rewritten as "{wanted}", the form that {style} was trained on.')
+    return FormattedPrompt(formatted, notes)
+
+
+def _in_tags(text: str) -> str:
+    """Replace the first "Audio:" outside of speech and descriptions: the rest of the text is the description."""
+    opened = ""
+    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", text):
+        if not opened and tag[0] == tags.LABEL:
+            return f"{text[: tag.start()]}<AUDCAP>{text[tag.end() :].lstrip()}<ENDAUDCAP>"
+        if not opened and tag[0] in _CLOSED_BY:
+            opened = tag[0]
+        elif opened and tag[0] == _CLOSED_BY[opened]:
+            opened = ""
+    return text
+
+
+def _after_label(text: str) -> str:
+    """Replace each <AUDCAP> and the first <ENDAUDCAP> after it."""
+    pieces, at = [], 0
+    while (start := text.find(tags.AUDIO, at)) >= 0 and (end := text.find(tags.END_AUDIO, start)) >= 0:
+        pieces += [text[at:start], "Audio: ", text[start + len(tags.AUDIO) : end]]
+        at = end + len(tags.END_AUDIO)
+    return "".join([*pieces, text[at:]])
+
+
+def doubts(text: str, style: str) -> tuple[str, ...]:
+    """Name the tags of a prompt that `format_prompt` does not read, or that stand where Ovi does not expect them."""
+    if style != AS_WRITTEN:
+        return tags.read(text).doubts
+    return tags.few(
+        f'{quoted(tag.written)} stays as written: Ovi knows "{tag.kind}"'
+        for tag in tags.find(text)
+        if tag.written != tag.kind
     )
 
 
 def compose(scene: str, speech: str, sound: str, style: str) -> str:
-    """Compose a prompt in the form that the checkpoint `style` was trained on.
-
-    `speech` has one line per turn, "speaker: words", which becomes "speaker says, <S>words<E>". Empty lines are
-    skipped, and so is an empty `scene` or `sound`. Raises ValueError for a line without a speaker or without words.
-    """
-    turns = [_turn(line) for line in speech.splitlines() if line.strip()]
-    seen_and_said = " ".join(filter(None, [scene.strip(), *turns]))
-    if not sound.strip():
-        return seen_and_said
-    tags = "<AUDCAP>{}<ENDAUDCAP>" if VARIANTS[style].audio_tag == "AUDCAP" else "Audio: {}"
-    return f"{seen_and_said}\n\n{tags.format(sound.strip())}".lstrip()
-
-
-def _turn(line: str) -> str:
-    line = re.sub("[:\uff1a]", ":", line, count=1)  # U+FF1A: the full-width colon
-    who, _, words = (part.strip() for part in line.partition(":"))
-    if not who or not words:
-        raise ValueError(f'The speech line "{line.strip()[:40]}" has no speaker or no words: write "speaker: words".')
-    return f"{who} says, <S>{words}<E>"
+    """Return the prompt alone of `parts.read`."""
+    return parts.read(scene, speech, sound, style).text
 
 
 def speech_note(text: str, frames: int) -> str:
     """Say how long the words between <S> and <E> take, compared with a clip of `frames`."""
-    speech, characters = _CHARACTER.subn(" ", " ".join(re.findall("<S>(.*?)<E>", text, flags=re.DOTALL)))
+    turns = (turn.partition(tags.END_SPEECH) for turn in text.split(tags.SPEECH)[1:])
+    speech, characters = _CHARACTER.subn(" ", " ".join(words for words, end, _ in turns if end))
     words = len(re.findall(r"\w\S*", speech))  # anything with a letter or a digit
-    spoken, clip = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
+    spoken, duration = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
     amounts = ((words, "word"), (characters, "character"))
     counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
-    note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {clip:.1f} s"
-    return f"{note}: too many, so shorten them or lengthen the clip" if spoken > clip else note
+    note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {duration:.1f} s"
+    return f"{note}: too many, so shorten them or lengthen the clip" if spoken > duration else note
 
 
 def clean(text: str) -> str:
@@ -99,5 +118,14 @@ def clean(text: str) -> str:
 
     The Ovi release also runs ftfy, which repairs wrongly decoded text; this does not.
     """
-    text = html.unescape(html.unescape(text)).translate(_STRAIGHT_QUOTES)
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    check_characters(text)
+    for _ in range(2):  # Python converts no number of over 4300 digits; none of 7 or more is a character
+        text = html.unescape(_HUGE_NUMBER.sub("\ufffd", text))
+    words = text.translate(_STRAIGHT_QUOTES).split()
+    return " ".join("".join(_composed(word)) for word in words)
+
+
+def _composed(word: str) -> Iterator[str]:
+    """Compose accents in stretches that bound the time, which grows with the square of a run of accents."""
+    for start in range(0, len(word), _STRETCH):
+        yield unicodedata.normalize("NFC", word[start : start + _STRETCH])

@@ -15,13 +15,13 @@ THETA = 10000.0
 
 
 def axis_channels(head_dim: int) -> tuple[int, int, int]:
-    """Channels of a head that carry time, height and width: 128 → (44, 42, 42)."""
+    """Return the channels of a head that carry time, height and width: 128 → (44, 42, 42)."""
     spatial = 2 * (head_dim // 6)
     return head_dim - 2 * spatial, spatial, spatial
 
 
 def video_table(frames: int, height: int, width: int, head_dim: int, like: Tensor) -> Tensor:
-    """Rotations of a video token grid, w fastest: [1, frames * height * width, 1, head_dim / 2, 2, 2].
+    """Return the rotations of a video token grid, w fastest: [1, frames * height * width, 1, head_dim / 2, 2, 2].
 
     The table is float32 (float64 if `like` is) on `like`'s device.
     """
@@ -37,9 +37,9 @@ def video_table(frames: int, height: int, width: int, head_dim: int, like: Tenso
 
 
 def audio_table(length: int, head_dim: int, scale: float, like: Tensor, start: float = 0.0) -> Tensor:
-    """Rotations of audio tokens, the first at position `start`: [1, length, 1, head_dim / 2, 2, 2].
+    """Return the rotations of audio tokens, the first at position `start`: [1, length, 1, head_dim / 2, 2, 2].
 
-    Only the channels of the video's time axis turn, at `scale` times its frequencies; the others keep the identity.
+    Only the channels of the video's time axis rotate, at `scale` times its frequencies; the others get the identity.
     """
     time, *_ = axis_channels(head_dim)
     turning = _axis(length, time, like, scale, start)
@@ -48,14 +48,14 @@ def audio_table(length: int, head_dim: int, scale: float, like: Tensor, start: f
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the channel pairs of x [B, L, heads, head_dim] by a table; computed in the table's dtype, given in x's."""
+    """Rotate the channel pairs of x [B, L, heads, head_dim] by a table; computed in the table's dtype, given in x's."""
     pairs = x.to(table.dtype).unflatten(-1, (-1, 1, 2))
     turned = torch.addcmul(table[..., 0] * pairs[..., 0], table[..., 1], pairs[..., 1])
     return turned.flatten(-2).to(x.dtype)
 
 
 def _axis(positions: int, channels: int, like: Tensor, scale: float = 1.0, start: float = 0.0) -> Tensor:
-    """Rotation matrices [positions, channels / 2, 2, 2] of an axis: position * scale * THETA^(-2j / channels)."""
+    """Return rotations [positions, channels / 2, 2, 2] of an axis: position * scale * THETA^(-2j / channels)."""
     frequencies = scale * THETA ** (-torch.arange(0, channels, 2, dtype=torch.float64) / channels)
     angles = torch.outer(start + torch.arange(positions, dtype=torch.float64), frequencies)
     cos, sin = angles.cos(), angles.sin()

@@ -119,7 +119,7 @@ def sample_unipc(
 
 
 def _corrector_weights(before: float, last: float, now: float) -> tuple[float, float]:
-    """Weights of the differences x0(before) - x0(last) and x0(now) - x0(last) in the order 2 corrector, of lambdas."""
+    """Return the weights of x0(before) - x0(last) and x0(now) - x0(last) in the corrector of order 2, from lambdas."""
     h = now - last
     ratio = (before - last) / h
     b_h = math.expm1(-h)

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .geometry import SAMPLE_RATE
+
 WIDTH, HEIGHT = 768, 192  # pixels
 WINDOW = 1024  # samples of one column
-TOP_FREQUENCY = 8000.0  # Hz; Ovi's audio, generated at 16 kHz, has nothing above
+TOP_FREQUENCY = SAMPLE_RATE / 2  # Hz; Ovi's audio has nothing above
 RANGE = 80.0  # decibels from black to white
 QUIET = -40.0  # decibels; audio that is never louder, such as silence, stays dark
 

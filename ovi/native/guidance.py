@@ -40,15 +40,15 @@ class Guidance:
         return [positive, positive]
 
     def guide_audio(self, args: Mapping[str, Any]) -> Tensor:
-        """Apply the audio's own scale to what the sampler's guidance made of both predictions."""
+        """Apply the audio's own scale to the sampler's guided result."""
         denoised: Tensor = args["denoised"]
         guided = self.at(args["sigma"])
         if args["uncond"] is None:
             if guided.audio:
                 raise ValueError(
                     f"Ovi Guidance has an audio cfg of {self.audio_cfg}, but the guider ran this step without a "
-                    "negative prompt; use a guider that has one in every step and end guidance with 'video_end_percent' and "
-                    "'audio_end_percent' of 'Ovi Guidance', or set an audio cfg of 1."
+                    "negative prompt; use a guider that has one in every step and end guidance with "
+                    "'video_end_percent' and 'audio_end_percent' of 'Ovi Guidance', or set an audio cfg of 1."
                 )
             return denoised
         size = args["model"].latent_format.video_size(denoised)

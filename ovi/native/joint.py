@@ -6,7 +6,6 @@ A mask is 0 where a latent is preserved and 1 where it is generated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import comfy.latent_formats
@@ -16,6 +15,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .. import geometry, image, media
+from .vae import encode
 
 
 def empty_parts(width: int, height: int, length: int, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,8 @@ class JointLatent:
 
     def preserve_start_image(self, vae: Any, start_image: Tensor, fit: image.Fit) -> None:
         """Preserve an image [1, H, W, C] as the first frame, which the first latent holds alone."""
-        self.video[:, :, :1] = vae.encode(image.fit_image(start_image, self.width, self.height, fit))
+        fitted = image.fit_image(start_image, self.width, self.height, fit)
+        self.video[:, :, :1] = encode(vae, fitted, "start image")
         self.video_mask[:, :, 0] = 0.0
 
     def preserve_end_image(self, vae: Any, end_image: Tensor, fit: image.Fit) -> None:
@@ -80,24 +81,29 @@ class JointLatent:
         if self.length == 1 or not self.video_mask[:, :, -1].all():
             raise ValueError("There is no room for an end image: make the clip longer, or preserve less of the video.")
         still = image.fit_image(end_image, self.width, self.height, fit, "end image")
-        encoded = vae.encode(still.expand(1 + geometry.FRAMES_PER_LATENT, -1, -1, -1))
+        encoded = encode(vae, still.expand(1 + geometry.FRAMES_PER_LATENT, -1, -1, -1), "end image")
         self.video[:, :, -1:] = encoded[:, :, 1:]
         self.video_mask[:, :, -1] = 0.0
 
-    def preserve_video(self, vae: Any, frames: Tensor, fps: float, fit: image.Fit, keep_frames: int) -> list[str]:
+    def preserve_video(
+        self, vae: Any, frames: Any, fps: float, fit: image.Fit, keep_frames: int, what: str = "reference video"
+    ) -> list[str]:
         """Encode frames [T, H, W, C] from the start of the clip and preserve the first `keep_frames` (0: all).
 
         Only whole latents are encoded and preserved: 4n + 1 frames. Returns notes on what was left out or retimed.
+        Raises ValueError, naming the video as `what`, for anything else.
         """
+        image.check_images(frames, what)
+        fps = media.frame_rate(fps, what)
         length = len(media.retimed(len(frames), fps))
-        if keep_frames > length:
+        if not 0 <= keep_frames <= length:
             raise ValueError(
                 f"keep_frames is {keep_frames}, but the video has {length} frames: preserve fewer, or all (0)."
             )
         latents = geometry.video_latents(min(length, self.length))
         used = media.at_24(frames, fps, geometry.frames(latents))
-        fitted = image.fit_frames(used, self.width, self.height, fit, "reference video")
-        self.video[:, :, :latents] = vae.encode(fitted)
+        fitted = image.fit_frames(used, self.width, self.height, fit, what)
+        self.video[:, :, :latents] = encode(vae, fitted, what)
         self.video_mask[:, :, : geometry.video_latents(keep_frames) if keep_frames else latents] = 0.0
         notes = []
         if fps != geometry.FPS:
@@ -106,17 +112,17 @@ class JointLatent:
             notes.append(f"The video has {length} frames: the first {self.length} are used")
         return notes
 
-    def preserve_audio(self, vae: Any, audio: Mapping[str, Any], keep_seconds: float) -> list[str]:
+    def preserve_audio(self, vae: Any, audio: Any, keep_seconds: float, what: str = "audio") -> list[str]:
         """Encode audio from the start of the clip and preserve its first `keep_seconds` (0: all).
 
         The VAE gets no silence beyond the end of the audio, which Ovi would take for a pause to continue. Returns notes
-        on what was left out or clipped.
+        on what was left out or clipped. Raises ValueError, naming the audio as `what`, for anything else.
         """
         rate = vae.audio_sample_rate
-        wave = media.mono(audio, rate)
+        wave = media.mono(audio, rate, what)
         seconds, clip_seconds = len(wave) / rate, geometry.seconds(self.length)
         shortest = 1 / geometry.AUDIO_LATENT_RATE
-        if keep_seconds > seconds:
+        if not 0 <= keep_seconds <= seconds:
             raise ValueError(
                 f"keep_seconds is {keep_seconds:.2f}, but the audio lasts {seconds:.2f} s: preserve less, or all (0)."
             )
@@ -126,7 +132,8 @@ class JointLatent:
                 "0.04 s, or all (0)."
             )
         room = self.audio.shape[2]
-        latent = vae.encode(wave[: math.ceil(room * rate / geometry.AUDIO_LATENT_RATE)].view(1, -1, 1))[..., :room]
+        used = wave[: math.ceil(room * rate / geometry.AUDIO_LATENT_RATE)]
+        latent = encode(vae, used.view(1, -1, 1), what)[..., :room]
         self.audio[..., : latent.shape[2]] = latent
         preserved = int(keep_seconds * geometry.AUDIO_LATENT_RATE) if keep_seconds else latent.shape[2]
         self.audio_mask[..., :preserved] = 0.0
@@ -143,13 +150,14 @@ def regenerate_between(
 ) -> None:
     """Set masks [B, 1, F, H, W] and [B, 1, L] to 1 between two times in seconds (end 0: the end of the clip).
 
-    Raises ValueError for a time that ends before it starts or starts after the clip.
+    Raises ValueError for a time that starts before the clip or after it, or ends before it starts.
     """
     seconds = geometry.seconds(geometry.frames(video_mask.shape[2]))
     until = min(end or seconds, seconds)
-    if start >= until:
+    if not 0 <= start < until:
         raise ValueError(
-            f"What is regenerated begins at {start:.2f} s, but ends at {until:.2f} s: the clip lasts {seconds:.2f} s."
+            f"remake_start is {start:.2f} s, but the part to regenerate ends at {until:.2f} s (the clip lasts "
+            f"{seconds:.2f} s): start earlier or end later."
         )
     if video:
         first, after = media.video_latents_between(start, until)

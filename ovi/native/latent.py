@@ -18,7 +18,7 @@ import torch
 from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
-from .. import geometry
+from .. import geometry, media
 from ..version import numbers
 
 COMFYUI = numbers(comfyui_version.__version__)
@@ -89,7 +89,7 @@ class OviLatent(comfy.latent_formats.Wan22):
 def check_latent(shapes: Sequence[torch.Size]) -> list[torch.Size]:
     """Return the shapes of a joint latent, video [B, 48, F, H, W] and audio [B, 20, L].
 
-    Raises ValueError for any other.
+    Raises ValueError for any other, for an empty one, and for parts that are not of one batch.
     """
     channels = (geometry.VIDEO_CHANNELS, geometry.AUDIO_CHANNELS)
     if [len(shape) for shape in shapes] != [5, 3] or tuple(shape[1] for shape in shapes) != channels:
@@ -97,13 +97,24 @@ def check_latent(shapes: Sequence[torch.Size]) -> list[torch.Size]:
             f"Ovi needs a joint latent of video [B, {channels[0]}, F, H, W] and audio [B, {channels[1]}, L], but got "
             f"{' and '.join(str(list(shape)) for shape in shapes)}; use 'Empty Ovi Latent' or 'Ovi Image to Video'."
         )
+    video, audio = shapes
+    if video[0] != audio[0] or 0 in (*video, *audio):
+        raise ValueError(
+            f"The halves of the joint latent do not belong together: video {list(video)} and audio {list(audio)}; Ovi "
+            "needs the same batch size of both, and nothing empty: mend them before 'Concat AV Latent'."
+        )
     return list(shapes)
 
 
 def latent_parts(latent: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return video [B, 48, F, H, W] and audio [B, 20, L] of a LATENT. Raises ValueError for other latents."""
+    """Return video [B, 48, F, H, W] and audio [B, 20, L] of a LATENT.
+
+    Raises ValueError for other latents, and for NaN or infinity.
+    """
     samples = latent["samples"]
     parts = samples.unbind() if samples.is_nested else [samples]
     check_latent([part.shape for part in parts])
     video, audio = parts
+    media.check_finite(video, "video half of the latent")
+    media.check_finite(audio, "audio half of the latent")
     return video, audio

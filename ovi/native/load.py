@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -13,8 +14,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, geometry, quantised
+from ..files import joined, naming, shards
 from . import gguf
+from .files import read
 from .latent import check_latent
 from .model import Ovi, OviSupported
 
@@ -26,19 +29,28 @@ def load(
 ) -> comfy.model_patcher.ModelPatcher:
     """Load an Ovi model from one file with both towers, or from two files with one each, in either order.
 
-    `model_options` are those of ComfyUI's own loader ("dtype", "fp8_optimizations", "custom_operations", "load_device",
-    "offload_device"). Raises ValueError where the files are not a complete, valid Ovi model.
+    A file may be the first of several shards, which are all read. `model_options` are those of ComfyUI's own loader
+    ("dtype", "fp8_optimizations", "custom_operations", "load_device", "offload_device"). Raises ValueError where the
+    files are not a complete, valid Ovi model.
     """
     options = dict(model_options or {})
-    sd, _, config = checkpoint.assemble(_read(path) for path in paths)
-    if strange := set(checkpoint.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
-        raise ValueError(
-            f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update ComfyUI, or "
-            "take a file of another format."
-        )
+    parts = [_read(path) for path in paths]
+    with naming(*map(Path, paths)):
+        sd, _, config = checkpoint.assemble(map(joined, parts))
+        if strange := set(quantised.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+            raise ValueError(
+                f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update "
+                "ComfyUI, or take a file of another format."
+            )
+        channels = config.video_channels, config.audio_channels
+        if channels != (geometry.VIDEO_CHANNELS, geometry.AUDIO_CHANNELS):
+            raise ValueError(
+                f"The model reads latents of {channels[0]} video and {channels[1]} audio channels; Ovi's have "
+                f"{geometry.VIDEO_CHANNELS} and {geometry.AUDIO_CHANNELS}."
+            )
 
     ggml = next((gguf.pack(path) for path in paths if gguf.is_gguf(path)), None)
-    if ggml and (options.get("dtype") or checkpoint.formats(sd)):
+    if ggml and (options.get("dtype") or quantised.formats(sd)):
         raise ValueError(
             "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower "
             "from a GGUF file too, or from one that is not quantised."
@@ -65,11 +77,11 @@ def load(
     return ggml.GGUFModelPatcher.clone(patcher) if ggml else patcher
 
 
-def _read(path: str) -> tuple[dict[str, Tensor], dict[str, str] | None]:
-    """Return a file's tensors and metadata."""
+def _read(path: str) -> list[tuple[dict[str, Tensor], dict[str, str]]]:
+    """Return the tensors and the metadata of a file, or of each shard whose first one it is."""
     if gguf.is_gguf(path):
-        return gguf.read(path)
-    return comfy.utils.load_torch_file(path, return_metadata=True)
+        return [gguf.read(path)]
+    return [read(file, checkpoint.WHERE) for file in shards(Path(path))]
 
 
 def _dtypes(

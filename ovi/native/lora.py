@@ -1,22 +1,40 @@
-"""LoRAs on either tower of an Ovi MODEL."""
+"""LoRAs on either tower of an Ovi MODEL.
+
+ComfyUI's adapters read and apply what is in the file. An adapter that cannot change a weight says so in the log alone,
+when the model is sampled; here each is asked before, on the meta device, and what it cannot do is named.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import comfy.lora
-import comfy.lora_convert
+import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import LoRAAdapter
+from comfy.weight_adapter import GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
 from torch import Size, Tensor
 
-from .. import lora
 from ..checkpoint import AUDIO, VIDEO
+from ..lora import NO_LAYER, Names
 from ..model import OviModel
 from .model import Ovi
 
-NAMED = 10  # keys at most that the node names; the log names all
+NAMED = 10  # keys at most that the node names for one reason; the log names all
+SHOWN = 200  # characters at most of a key
+NUMBERS = (".alpha", ".reshape_weight")  # parts of an adapter that it holds as numbers
+TWICE = "the file has another tensor for the same"
+UNREAD = "no part of a LoRA that ComfyUI reads"
+UNPAIRED = "another part of this layer's LoRA is missing"
+MAGNITUDE = "PEFT's DoRA divides by another norm than ComfyUI's"
+SIZE = "not the size of Ovi's layer"
+ZERO = "all zeros or empty, changes nothing"
+OUT_OF_REACH = "ComfyUI lets no LoRA change this weight"
+ADVICE = "choose a LoRA that was trained on Wan 2.2 5B or Ovi; docs/lora.md lists the names that are read"
+
+Group = dict[str, tuple[str, Tensor]]  # the tensors for one weight, by the end of their names, with their keys
 
 
 def apply(
@@ -24,53 +42,188 @@ def apply(
 ) -> tuple[ModelPatcher, list[str]]:
     """Return a clone of an Ovi MODEL with a LoRA on its towers, and notes on what was patched and what was not.
 
-    Raises ValueError for a model that is not Ovi, and where nothing of the LoRA fits it.
+    Raises ValueError for a model that is not Ovi, for a LoRA of which nothing changes Ovi, and where one of its tensors
+    holds NaN or infinity.
     """
     if not isinstance(model.model, Ovi):
         raise ValueError(f"Load Ovi LoRA got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
-    weights = OviModel(model.model.diffusion_model.config, device="meta").state_dict()
-    names = lora.key_map(weights)
-    sd = comfy.lora_convert.convert_lora(sd)
-    patches = comfy.lora.load_lora(sd, names)  # logs the keys that it does not load
-    misfits = [
-        key
-        for key, patch in patches.items()
-        if key not in weights or not _fits(patch, weights[key].shape) or _out_of_reach(key, model)
-    ]
-    for key in misfits:
-        del patches[key]
+    if not (math.isfinite(video_strength) and math.isfinite(audio_strength)):
+        raise ValueError(f"A strength has to be a number, but is {video_strength} (video), {audio_strength} (audio).")
+    if not isinstance(sd, Mapping):
+        raise ValueError(f"A LoRA is tensors by name, but this file holds one {type(sd).__name__}; {ADVICE}.")
+    patches, left = _read(sd, model)
+    for key, reason in left.items():
+        logging.warning("Load Ovi LoRA: not loaded: %s (%s)", _shown(key), _shown(reason))
     if not patches:
-        first = next(iter(sd), None)
-        what = "it is empty" if first is None else f"its first tensor is {first}, of shape {list(sd[first].shape)}"
-        raise ValueError(f"Nothing of this LoRA fits Ovi ({what}); choose one that was trained on Wan 2.2 5B or Ovi.")
+        why = "; ".join(_lines(left, 1, sd)) or "the file is empty"
+        raise ValueError(f"Nothing of this LoRA changes Ovi: {why}; {ADVICE}.")
     model = model.clone()
     notes = []
     for tower, prefix, strength in (("Video", VIDEO, video_strength), ("Audio", AUDIO, audio_strength)):
         of_tower = {f"diffusion_model.{key}": patch for key, patch in patches.items() if key.startswith(prefix)}
         if strength:
             model.add_patches(of_tower, strength)
-        notes.append(f"{tower} tower: {len(of_tower)} weights, strength {strength:g}")
-    if left := lora.strangers(sd, names) + misfits:
-        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
-        notes.append(f"Not loaded: {', '.join(left[:NAMED])}{more}")
-    return model, notes
+            notes.append(f"{tower} tower: {len(of_tower)} weights, strength {strength:g}")
+        else:
+            notes.append(f"{tower} tower: unchanged, strength 0 ({len(of_tower)} weights in the file)")
+    return model, notes + [f"Not loaded: {line}" for line in _lines(left, NAMED)]
 
 
-def _out_of_reach(key: str, model: ModelPatcher) -> bool:
-    """Return whether ComfyUI cannot patch a weight: the heads' modulation and, with dynamic VRAM, the blocks' as well.
+def _read(sd: Mapping[str, Any], model: ModelPatcher) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return ComfyUI's patches by weight (published key name), and why each key that is not in them is left out."""
+    weights = OviModel(model.model.diffusion_model.config, device="meta").state_dict()
+    names = Names(weights)
+    groups: dict[str, Group] = {}
+    left: dict[str, str] = {}
+    for key, value in sd.items():
+        if reason := _sort(names, key, value, groups):
+            left[str(key)] = reason
+    patches: dict[str, Any] = {}
+    for weight, group in groups.items():
+        left |= {key: UNREAD for key, _ in group.values()}
+        _convert_bias(group)
+        scale = group.get(".dora_scale")
+        if scale and scale[1].ndim != weights[weight].ndim:  # on a square weight, ComfyUI would scale the wrong axis
+            left[group.pop(".dora_scale")[0]] = SIZE
+        try:
+            of_group = comfy.lora.load_lora({f"x{end}": t for end, (_, t) in group.items()}, {"x": weight}, False)
+        except KeyError:
+            left |= {key: UNPAIRED for key, _ in group.values()}
+            continue
+        for target, patch in of_group.items():
+            parts = _parts(patch, group)
+            reason = TWICE if target in patches else _obstacle(patch, parts, target, weights, model)
+            if reason is None:
+                patches[target] = patch
+            for key, _ in parts.values():
+                if reason is None:
+                    del left[key]
+                else:
+                    left[key] = reason
+    return patches, left
 
-    ComfyUI patches no parameter of a module that contains modules; with dynamic VRAM only parameters of layers.
+
+def _sort(names: Names, key: Any, value: Any, groups: dict[str, Group]) -> str | None:
+    """Put an entry of a file with the others for its weight. Return why it is no part of a LoRA of Ovi, or None."""
+    if not isinstance(key, str):
+        return NO_LAYER
+    try:
+        weight, end = names.place(key)
+    except ValueError as error:
+        return str(error)
+    if end == ".alpha" and isinstance(value, (int, float)):
+        value = torch.tensor(value if abs(value) < torch.finfo(torch.float32).max else math.nan)
+    if not isinstance(value, Tensor):
+        return f"not a tensor but {type(value).__name__}"
+    if end == ".alpha" and (value.numel() != 1 or value.is_complex()):
+        return "not a single number"
+    if end not in NUMBERS and not value.is_floating_point():
+        return f"of {value.dtype}, but a floating-point dtype is needed"
+    if end.startswith(".lora_magnitude_vector"):
+        return MAGNITUDE
+    if end in groups.setdefault(weight, {}):
+        return TWICE
+    groups[weight][end] = key, value.detach()  # an object of its own: a pickle may hold one tensor under two names
+    return None
+
+
+def _convert_bias(group: Group) -> None:
+    """Turn PEFT's bias of a pair, added before the pair is scaled, into a difference of the layer's bias, in place."""
+    for end, down in ((".lora_B.bias", ".lora_A.weight"), (".lora_up.bias", ".lora_down.weight")):
+        rank = group[down][1].shape[:1].numel() if down in group else 0
+        if rank and end in group and ".diff_b" not in group:
+            key, bias = group.pop(end)
+            scale = group[".alpha"][1].item() / rank if ".alpha" in group else 1.0
+            group[".diff_b"] = key, bias.float() * scale
+
+
+def _parts(patch: Any, group: Group) -> Group:
+    """Return the tensors of the file that a patch of ComfyUI's holds."""
+    adapter = isinstance(patch, WeightAdapterBase)
+    held = {id(value) for value in (patch.weights if adapter else patch[1])}
+    return {end: part for end, part in group.items() if id(part[1]) in held or (adapter and end in NUMBERS)}
+
+
+def _obstacle(patch: Any, parts: Group, target: str, weights: Mapping[str, Tensor], model: ModelPatcher) -> str | None:
+    """Return why a patch does not change its weight, None where it does. Raises ValueError for NaN and infinity.
+
+    ComfyUI patches no parameter of a module that contains modules (the heads' modulation); with dynamic VRAM, none but
+    those of layers (not the blocks' modulation).
     """
-    return key.endswith("head.modulation") or (key.endswith(".modulation") and model.is_dynamic())
+    if target not in weights:
+        return NO_LAYER
+    if target.endswith("head.modulation") or (target.endswith(".modulation") and model.is_dynamic()):
+        return OUT_OF_REACH
+    if not _applies(patch, target, weights[target].shape):
+        return SIZE
+    peaks = {end: _peak(tensor) for end, (_, tensor) in parts.items()}
+    for end, (key, _) in parts.items():
+        if not math.isfinite(peaks[end]):
+            raise ValueError(f"{_shown(key)} of this LoRA holds NaN or infinity; the file is damaged: get it again.")
+    return ZERO if _idle(patch, peaks) else None
 
 
-def _fits(patch: Any, shape: Size) -> bool:
-    """Return whether a LoRA's pair of matrices, or a difference, has the weight's size; other kinds give none."""
-    if isinstance(patch, LoRAAdapter):
-        up, down, _, mid, *_ = patch.weights
-        numbers = up.shape[0] * down[0].numel() * (1 if mid is None else mid[0, 0].numel())
-    elif isinstance(patch, tuple):
-        numbers = patch[1][0].numel()
+def _idle(patch: Any, peaks: Mapping[str, float]) -> bool:
+    """Return whether a patch changes nothing, from the largest absolute value of each of its tensors."""
+    if ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set"):
+        return False
+    if isinstance(patch, GLoRAAdapter):  # weight @ a1 @ a2 + b1 @ b2
+        a1, a2, b1, b2 = (peaks[f".{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+        return not (a1 and a2) and not (b1 and b2)
+    if isinstance(patch, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):  # products of all their tensors
+        return not all(peaks.values())
+    return not any(peak for end, peak in peaks.items() if end not in NUMBERS)
+
+
+def _applies(patch: Any, key: str, shape: Size) -> bool:
+    """Return whether ComfyUI, asked for a weight of this shape with a patch, changes it and leaves its shape.
+
+    On the meta device this takes no arithmetic. Alphas are 0 there: adapters compare them with norms, which have no
+    value on it.
+    """
+    if isinstance(patch, WeightAdapterBase):
+        patch = type(patch)(patch.loaded_keys, tuple(_meta(value) for value in patch.weights))
     else:
-        return True
-    return numbers == shape.numel()
+        patch = patch[0], tuple(_meta(value) for value in patch[1])
+    with torch.inference_mode(False), torch.no_grad():
+        weight = torch.empty(shape, device="meta")
+        try:
+            out = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], weight, key)
+        except Exception:  # noqa: BLE001 - any kind: it would come while sampling
+            return False
+        # Adapters write in place, which PyTorch counts; one that pads makes a new weight first, which counts once.
+        return out.shape == shape and out._version > (out is not weight)
+
+
+def _meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_like(value, device="meta")
+    return 0.0 if isinstance(value, (int, float)) else value
+
+
+def _peak(tensor: Tensor) -> float:
+    """Return the largest absolute value, 0 of an empty tensor, NaN where one is NaN."""
+    return tensor.float().abs().max().item() if tensor.numel() else 0.0
+
+
+def _lines(left: Mapping[str, str], named: int, sd: Mapping[str, Any] | None = None) -> list[str]:
+    """Return a line for each reason: the first keys that were left out for it, with their shapes in `sd`."""
+    of_reason: dict[str, list[str]] = {}
+    for key, reason in left.items():
+        of_reason.setdefault(reason, []).append(key)
+    lines = []
+    for reason, keys in of_reason.items():
+        told = [_shown(key) + _shape((sd or {}).get(key)) for key in keys[:named]]
+        more = f" and {len(keys) - named} more" if len(keys) > named else ""
+        lines.append(f"{', '.join(told)}{more} ({_shown(reason)})")
+    return lines
+
+
+def _shape(value: Any) -> str:
+    return f" {list(value.shape)}" if isinstance(value, Tensor) else ""
+
+
+def _shown(text: str) -> str:
+    """Return text of a file as it can be printed, and not at any length."""
+    text = text[:SHOWN] + "..." * (len(text) > SHOWN)
+    return text if text.isprintable() else ascii(text)

@@ -92,18 +92,17 @@ class NativeOviModel(OviModel):
         control: Any,
         transformer_options: Mapping[str, Any],
         *,
-        audio_context: Tensor,
+        audio_context: Tensor | None = None,
         embedded: bool = False,
         skip_blocks: tuple[int, ...] = (),
         skip_rows: Sequence[bool] | None = None,
         audio_start: float = 0.0,
         **masks: Any,
     ) -> list[Tensor | None]:
-        dtype = next(part.dtype for part in x if part is not None)
         return self.velocities(
             x,
             timestep,
-            (context, audio_context) if embedded else self.embed_texts(context, audio_context, dtype=dtype),
+            (context, audio_context) if embedded else self.embed_texts(x, context, audio_context),
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
             audio_start=audio_start,
@@ -137,12 +136,12 @@ class Ovi(comfy.model_base.BaseModel):
         video [B, 1, F, 1, 1], audio [B, 1, L].
         """
         out = super().extra_conds(**kwargs)
-        texts = _texts(kwargs.get("cross_attn"), self.model_config.unet_config["ovi_config"])
+        texts = _split_context(kwargs.get("cross_attn"), self.model_config.unet_config["ovi_config"])
         # Hooks and training change the weights that embed the texts during the run: then every step embeds them.
         embedded = not (kwargs.get("hooks") or getattr(comfy.model_management, "in_training", False))
         if embedded:
-            on_device = [text.to(kwargs["device"]) for text in texts]
-            texts = self.diffusion_model.embed_texts(*on_device, dtype=self.get_dtype_inference())
+            like = torch.empty(0, device=kwargs["device"], dtype=self.get_dtype_inference())
+            texts = self.diffusion_model.embed_texts((like, like), *(text.to(like.device) for text in texts))
         out["c_crossattn"], out["audio_context"] = (comfy.conds.CONDRegular(text) for text in texts)
         out["embedded"] = comfy.conds.CONDConstant(embedded)
         if (shapes := kwargs.get("latent_shapes")) is None:
@@ -259,7 +258,7 @@ class OviSupported(comfy.supported_models_base.BASE):
         self.manual_cast_dtype = manual_cast_dtype
 
 
-def _texts(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
+def _split_context(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
     """Split a conditioning [B, T, text_dim or 2 * text_dim] into the video tower's and the audio tower's text.
 
     The wider one holds both, side by side; the narrower one is read by both towers. Raises ValueError for another

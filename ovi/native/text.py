@@ -16,7 +16,7 @@ Conditioning = list[list[Any]]
 
 
 class EncodedText(NamedTuple):
-    """A text's conditioning, and how many tokens it has: more than 512 were truncated."""
+    """A text's conditioning, and how many tokens it has: those beyond 512 are truncated."""
 
     conditioning: Conditioning
     tokens: int

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
 import comfy.sd
-import comfy.utils
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import audio_vae, geometry
+from .. import audio_vae, geometry, media
+from ..files import naming
+from .files import read
 
 
 def require_video_vae(vae: Any) -> None:
@@ -40,10 +42,12 @@ def _describe(vae: Any) -> str:
 
 def load_audio_vae(vae_path: str, vocoder_path: str | None = None) -> comfy.sd.VAE:
     """Return the audio VAE and its vocoder as one VAE, which ComfyUI can load again for another device."""
-    vae_sd = comfy.utils.load_torch_file(vae_path, safe_load=True)
-    vocoder_sd = None if vocoder_path is None else comfy.utils.load_torch_file(vocoder_path, safe_load=True)
+    vae_sd, _ = read(vae_path, audio_vae.SOURCES[audio_vae.VAE])
+    vocoder_sd = None if vocoder_path is None else read(vocoder_path, audio_vae.SOURCES[audio_vae.VOCODER])[0]
     # Always float32: in 16 bits, which --bf16-vae asks of every VAE, decoding gives wrong audio and encoding fails.
-    vae = comfy.sd.VAE(sd=audio_vae.merge(vae_sd, vocoder_sd), dtype=torch.float32)
+    with naming(*[Path(path) for path in (vae_path, vocoder_path) if path is not None]):
+        merged = audio_vae.merge(vae_sd, vocoder_sd)
+    vae = comfy.sd.VAE(sd=merged, dtype=torch.float32)
     vae.throw_exception_if_invalid()
     vae.patcher.cached_patcher_init = (_load_patcher, (vae_path, vocoder_path))
     return vae
@@ -56,10 +60,29 @@ def _load_patcher(
     return load_audio_vae(vae_path, vocoder_path).patcher
 
 
+def encode(vae: Any, given: Tensor, what: str) -> Tensor:
+    """Encode frames [T, H, W, 3] to [1, 48, F, h, w], or a wave [1, S, 1] to [1, 20, L].
+
+    Raises ValueError, naming the input as `what`, where the VAE gives NaN or infinity.
+    """
+    return _checked(vae.encode(given), what)
+
+
+def _checked(result: Tensor, what: str) -> Tensor:
+    """Return what a VAE gave for `what`; raise ValueError for NaN or infinity."""
+    if not media.is_finite(result):
+        raise ValueError(
+            f"The VAE turned the {what} into NaN or infinity; look for a damaged VAE file, or for --fp16-vae among "
+            "ComfyUI's options."
+        )
+    return result
+
+
 def decode_video(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
     """Decode one clip's video latent [1, 48, F, h, w] to frames [T, H, W, 3].
 
-    Tiles of `tile_size` pixels (0: none) divide the frames but never the time, where their seams would flicker.
+    Tiles of `tile_size` pixels (0: none) divide the frames but never the time, where their seams would flicker. Raises
+    ValueError where the VAE gives NaN or infinity.
     """
     if tile_size:
         tile = tile_size // vae.spacial_compression_decode()
@@ -72,10 +95,13 @@ def decode_video(vae: Any, latent: Tensor, tile_size: int) -> Tensor:
         )
     else:
         frames = vae.decode(latent)
-    return frames.flatten(0, 1)
+    return _checked(frames, "video half of the latent").flatten(0, 1)
 
 
 def decode_audio(vae: Any, latent: Tensor, seconds: float) -> Tensor:
-    """Decode one clip's audio latent [1, 20, L] to a waveform [1, channels, samples] of exactly `seconds`."""
-    waveform = vae.decode(latent).movedim(-1, 1)
+    """Decode one clip's audio latent [1, 20, L] to a waveform [1, channels, samples] of exactly `seconds`.
+
+    Raises ValueError where the VAE gives NaN or infinity.
+    """
+    waveform = _checked(vae.decode(latent), "audio half of the latent").movedim(-1, 1)
     return pad(waveform, (0, round(seconds * vae.audio_sample_rate) - waveform.shape[-1]))

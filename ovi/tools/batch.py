@@ -1,303 +1,245 @@
 """Many prompts: a clip for every row of a CSV, from one or several ComfyUI servers; `python -m ovi.tools.batch --help`.
 
-A column sets an input of a workflow in API form; an empty cell leaves what the workflow has. Row 1 becomes 0001.mp4 and
-its settings, 0001.json. Before a row is queued, its id is written to 0001.queued.json, which is renamed to 0001.json
-last. So a run that was stopped resumes without generating a row twice, not even the one that a server was working on.
+A broken or lost server costs the others nothing: a row that it was not asked for goes to another one; a row that it was
+asked for stays with it, and the next run looks there before it queues the row again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import copy
-import csv
-import json
-import sys
+import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import aiohttp
 from tqdm import tqdm
+from yarl import URL
 
-from .files import complete, exit_code, program
-from .server import Prompt, RowError, Ticket, Upload, check, generate
+from . import results
+from .files import exit_code, program
+from .results import say
+from .server import Limits, Prompt, RowError, ServerError, Ticket, Upload, check, generate, knows
+from .table import COLUMNS, NAME, PROMPTS, Row, load, read
 
-PROMPTS = Path(__file__).resolve().parents[2] / "workflows" / "api"
-TEXT_TO_VIDEO = PROMPTS / "ovi_text_to_video.json"
-IMAGE_TO_VIDEO = PROMPTS / "ovi_image_to_video.json"
+__all__ = ["PROMPTS", "load", "main", "read"]
+
 SERVER = "http://127.0.0.1:8188"  # where ComfyUI listens by default
+FAILURES = 3  # in a row, after which a server gets no more rows
 
 
-class Kind(NamedTuple):
-    """What a cell holds, in words, and how it is read; `read` raises ValueError for anything else."""
+class Run:
+    """The rows that are left, and the servers that generate them, each one row at a time."""
 
-    what: str
-    read: Callable[[str], Any]
+    def __init__(self, rows: Sequence[Row], out: Path, servers: Sequence[str], bar: tqdm[None], limits: Limits) -> None:
+        """Set up a run that writes to the folder `out`."""
+        self.rows = deque(rows)  # for any server
+        self.waiting: dict[str, deque[tuple[Row, Ticket]]] = {server: deque() for server in servers}  # for this one
+        self.out, self.bar, self.limits = out, bar, limits
+        self.alive = list(self.waiting)
+        self.absent: dict[str, ServerError] = {}
+        self.asked: set[str] = set()  # the ids of prompts that a server may have queued
+        self.generated = 0
 
+    async def work(self) -> int:
+        """Generate the clips; return how many were generated. Raises ValueError where no server can be reached."""
+        await self._find_queued()
+        while self.alive and (self.rows or any(self.waiting[server] for server in self.alive)):
+            await asyncio.gather(*[self._serve(server) for server in list(self.alive)])
+        if len(self.absent) == len(self.waiting):
+            raise ValueError("; ".join(f"There is no ComfyUI at {name} ({self.absent[name]})." for name in self.absent))
+        return self.generated
 
-TEXT = Kind("a text", str)
-WHOLE = Kind("a whole number", int)
-NUMBER = Kind("a number", float)
-VALUE = Kind("a number, true or false", json.loads)
+    async def _find_queued(self) -> None:
+        """Give the rows that an earlier run queued to their servers, under whichever address those are named now."""
+        for row in list(self.rows):
+            if (ticket := results.queued(row, self.out)) is None:
+                continue
+            server: str | None = ticket.server
+            if server not in self.waiting:
+                answers = await asyncio.gather(
+                    *[knows(ticket.prompt_id, name, self.limits) for name in self.waiting], return_exceptions=True
+                )
+                found = [name for name, answer in zip(self.waiting, answers, strict=True) if answer is True]
+                if not found and any(isinstance(answer, BaseException) for answer in answers):
+                    say(
+                        f"Row {row.name} waits: it was queued at {server}, and not every server says whether it has it."
+                    )
+                    self.rows.remove(row)
+                    continue
+                server = found[0] if found else None
+            if server:
+                self.rows.remove(row)
+                self.waiting[server].append((row, Ticket(server, ticket.prompt_id)))
+                self.asked.add(ticket.prompt_id)
 
-
-class Column(NamedTuple):
-    """The inputs that a column sets, by name, and what its cells hold."""
-
-    inputs: tuple[str, ...]
-    kind: Kind
-
-
-COLUMNS = {
-    "text": Column(("prompt",), TEXT),
-    "video_negative": Column(("video_negative",), TEXT),
-    "audio_negative": Column(("audio_negative",), TEXT),
-    "image": Column(("image",), TEXT),
-    "seed": Column(("noise_seed", "seed"), WHOLE),
-    "width": Column(("width",), WHOLE),
-    "height": Column(("height",), WHOLE),
-    "frames": Column(("length",), WHOLE),
-    "steps": Column(("steps",), WHOLE),
-    "cfg": Column(("cfg",), NUMBER),
-    "audio_cfg": Column(("audio_cfg",), NUMBER),
-}
-
-
-class Target(NamedTuple):
-    """The input that a column sets: of which node, its name, and what the cells hold."""
-
-    node: str
-    input: str
-    kind: Kind
-
-
-class Row(NamedTuple):
-    """A row: the name of its files, its cells by column, the prompt (API form), and its images by the node's id."""
-
-    name: str
-    cells: Mapping[str, str]
-    prompt: Prompt
-    images: Mapping[str, Path]
-
-    def uploads(self) -> list[Upload]:
-        """Read the images."""
-        return [Upload(node, path.name, path.read_bytes()) for node, path in self.images.items()]
-
-
-def load(path: Path) -> Prompt:
-    """Return a workflow in API form, from its JSON file or from an mp4 that ComfyUI saved; ValueError for others."""
-    try:
-        prompt = json.loads(_metadata(path) if path.suffix == ".mp4" else path.read_text(encoding="utf-8"))
-        if prompt and all("class_type" in node for node in prompt.values()):
-            return dict(prompt)
-    except (ValueError, TypeError, AttributeError):  # JSON of another kind, or no JSON
-        pass
-    raise ValueError(f"{path} has no workflow in API form: use a file from 'Export (API)', or an mp4 from ComfyUI.")
-
-
-def _metadata(clip: Path) -> str:
-    """Return the prompt that ComfyUI wrote into an mp4."""
-    import av
-
-    with av.open(clip) as container:
-        return str(container.metadata.get("prompt", ""))
-
-
-def read(table: Path, workflow: Prompt | None = None) -> list[Row]:
-    """Return the rows of a CSV file, set into a workflow; by default image to video for rows that have an image.
-
-    Raises ValueError for a column or a cell that cannot be used.
-    """
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        lines = csv.DictReader(file)
-        if unknown := [name for name in lines.fieldnames or () if name not in COLUMNS and "." not in name]:
-            raise ValueError(
-                f"{table} has a column '{unknown[0]}', but columns are {', '.join(COLUMNS)}, or NODE.INPUT of the "
-                "workflow, such as 1.model_name."
-            )
-        rows = [_row(f"{number:04}", cells, table.parent, workflow) for number, cells in enumerate(lines, 1)]
-    if not rows:
-        raise ValueError(f"{table} has no rows; it needs a line with the names of columns, and a line for each clip.")
-    return rows
-
-
-def _row(name: str, cells: Mapping[str | None, str | None], folder: Path, workflow: Prompt | None) -> Row:
-    """Set the cells of a row into a copy of the workflow."""
-    if None in cells:
-        raise ValueError(f"Row {name} has more cells than there are columns: put quotes around a text with commas.")
-    given = {column: cell for column, cell in cells.items() if column and cell and cell.strip()}
-    prompt = copy.deepcopy(workflow) or load(IMAGE_TO_VIDEO if "image" in given else TEXT_TO_VIDEO)
-    images = {}
-    for column, cell in given.items():
-        target = _target(prompt, column)
-        node = prompt[target.node]
+    async def _serve(self, server: str) -> None:
+        """Let a server generate its own rows and those that no other has taken yet."""
         try:
-            node["inputs"][target.input] = target.kind.read(cell)
-        except ValueError:
-            raise ValueError(f"Row {name}: {column} is '{cell}', but {target.kind.what} is needed.") from None
-        if target.input == "image" and node["class_type"] == "LoadImage":
-            images[target.node] = folder / cell
-            if not images[target.node].is_file():
-                raise ValueError(f"Row {name}: there is no image {images[target.node]}.")
-    return Row(name, given, prompt, images)
+            await check(server, self.limits)
+        except ServerError as error:
+            self.absent[server] = error
+            self.alive.remove(server)
+            if len(self.waiting) > 1:
+                say(f"There is no ComfyUI at {server} ({error}); its rows wait.")
+            return
+        failures = 0
+        while self.waiting[server] or self.rows:
+            if self.waiting[server]:
+                row, ticket = self.waiting[server].popleft()
+            else:
+                row, ticket = self.rows.popleft(), Ticket(server, str(uuid.uuid4()))
+            if await self._generate(row, ticket):
+                failures = 0
+                continue
+            failures += 1
+            if failures == FAILURES:
+                say(f"{server} gets no more rows: it failed {failures} times in a row.")
+                self.alive.remove(server)
+                return
+            await asyncio.sleep(self.limits.pause * failures)
+
+    async def _generate(self, row: Row, ticket: Ticket) -> bool:
+        """Let a server generate a row; return whether the server does what it should, even where the row fails."""
+
+        def uploads() -> list[Upload]:
+            return _uploads(row, ticket.server)
+
+        def progress(step: int, steps: int) -> None:
+            self.bar.set_postfix_str(f"{row.name}: {step}/{steps}")
+
+        def before_queueing() -> None:
+            results.queue(row, self.out, ticket)
+            self.asked.add(ticket.prompt_id)
+
+        try:
+            clip = await generate(ticket, row.prompt, uploads, self.limits, progress, before_queueing)
+        except RowError as error:
+            results.fail(row, self.out, error)
+            self.bar.update()
+            return True
+        except ServerError as error:
+            if ticket.prompt_id in self.asked:
+                say(f"Row {row.name} waits at {ticket.server} ({error}); the next run looks there first.")
+            else:
+                say(f"Row {row.name} was not queued at {ticket.server} ({error}).")
+                self.rows.appendleft(row)
+            return False
+        made = _finish(row, self.out, clip)
+        self.generated += made
+        self.bar.update()
+        return made
 
 
-def _target(prompt: Prompt, column: str) -> Target:
-    """Return the one input that a column sets. Raises ValueError where there is none, or several."""
-    if column in COLUMNS:
-        names, kind = COLUMNS[column]
-        candidates = [(node, name) for node in prompt for name in names]
-    else:
-        node_id, _, name = column.partition(".")
-        candidates, kind = [(node_id, name)], VALUE
-    found = [(node, name) for node, name in candidates if _has_widget(prompt, node, name)]
-    if not found:
-        raise ValueError(f"The workflow has no input for the column '{column}'.")
-    if len(found) > 1:
-        nodes = ", ".join(node for node, _ in found)
-        raise ValueError(
-            f"The column '{column}' matches several nodes of the workflow ({nodes}): choose one, such as "
-            f"{'.'.join(found[0])}."
-        )
-    node, name = found[0]
-    return Target(node, name, TEXT if isinstance(prompt[node]["inputs"][name], str) else kind)
+def _uploads(row: Row, server: str) -> list[Upload]:
+    """Read the images of a row, and report where they go."""
+    for path in row.images.values():
+        say(f"Row {row.name}: {path} is uploaded to {server}.")
+    return row.uploads()
 
 
-def _has_widget(prompt: Prompt, node: str, name: str) -> bool:
-    """Return whether a node has an input of that name with a value of its own; a list is a wire."""
-    return node in prompt and name in prompt[node]["inputs"] and not isinstance(prompt[node]["inputs"][name], list)
-
-
-def is_done(row: Row, out: Path) -> bool:
-    """Return whether a row has its clip and settings. Raises ValueError where they are those of another row."""
-    settings = out / f"{row.name}.json"
-    if not (settings.exists() and (out / f"{row.name}.mp4").exists()):
+def _finish(row: Row, out: Path, clip: bytes) -> bool:
+    """Keep the clip of a row, or report that it is none; return whether it is one."""
+    try:
+        results.finish(row, out, clip)
+    except ValueError as problem:
+        results.fail(row, out, f"what the server saved is no clip of the row: {problem}")
         return False
-    if json.loads(settings.read_text(encoding="utf-8"))["prompt"] != row.prompt:
-        raise ValueError(
-            f"{settings} belongs to a row with other settings: use another folder, or delete it to generate the row "
-            "again."
-        )
     return True
 
 
-def _ticket(row: Row, out: Path, servers: Sequence[str], server: str) -> Ticket:
-    """Return where an earlier run queued the row, or write down that it goes to `server`."""
-    path = out / f"{row.name}.queued.json"
-    if path.exists():
-        queued = json.loads(path.read_text(encoding="utf-8"))
-        if queued["prompt"] == row.prompt and queued["server"] in servers:
-            return Ticket(queued["server"], queued["prompt_id"])
-    ticket = Ticket(server, str(uuid.uuid4()))
-    settings = {**ticket._asdict(), "row": row.cells, "prompt": row.prompt}
-    _write(path, json.dumps(settings, indent=2, ensure_ascii=False).encode())
-    return ticket
-
-
-def _finish(row: Row, out: Path, clip: bytes) -> None:
-    """Write the clip of a row; its settings, last, say that it is done."""
-    _write(out / f"{row.name}.mp4", clip)
-    (out / f"{row.name}.queued.json").replace(out / f"{row.name}.json")
-
-
-def _fail(row: Row, out: Path, error: object) -> None:
-    """Report a row that failed; the next run queues it again."""
-    (out / f"{row.name}.queued.json").unlink()
-    tqdm.write(f"Row {row.name} failed: {error}", file=sys.stderr)
-
-
-def _write(path: Path, data: bytes) -> None:
-    with complete(path) as (part,):
-        part.write_bytes(data)
-
-
-async def run(rows: Sequence[Row], out: Path, servers: Sequence[str], bar: tqdm[None]) -> int:
-    """Generate the clips of the rows, one at a time on each server; return how many were generated.
-
-    A server that is lost gets no more rows. Raises ValueError where a server cannot be reached at first.
-    """
-    for server in servers:
-        await check(server)
-    left = iter(rows)
-    return sum(await asyncio.gather(*[_serve(server, left, out, servers, bar) for server in servers]))
-
-
-async def _serve(server: str, rows: Iterator[Row], out: Path, servers: Sequence[str], bar: tqdm[None]) -> int:
-    """Let a server generate rows that no other has taken yet; return how many it generated."""
-    generated = 0
-    for row in rows:
-
-        def progress(step: int, steps: int, name: str = row.name) -> None:
-            bar.set_postfix_str(f"{name}: {step}/{steps}")
-
-        ticket = _ticket(row, out, servers, server)
-        try:
-            clip = await generate(ticket, row.prompt, row.uploads(), progress)
-        except (RowError, aiohttp.ClientResponseError) as error:
-            _fail(row, out, error)
-        except aiohttp.ClientError as error:
-            tqdm.write(f"{ticket.server} is lost at row {row.name} ({error}).", file=sys.stderr)
-            if ticket.server == server:
-                break
-            continue  # it is queued at another server
-        else:
-            _finish(row, out, clip)
-            generated += 1
-        bar.update()
-    return generated
-
-
-def run_on_ray(rows: Sequence[Row], out: Path, server: str, bar: tqdm[None]) -> int:
+def run_on_ray(rows: Sequence[Row], out: Path, server: str, bar: tqdm[None], limits: Limits) -> int:
     """Generate the clips of the rows as tasks of a running Ray cluster; return how many were generated.
 
     A task takes one unit of the resource `comfyui` and uses the ComfyUI at `server`, an address as seen from the
-    machine that the task runs on.
+    machine that the task runs on. Raises ValueError where there is no such cluster.
     """
     import ray
 
-    def task(ticket: Ticket, prompt: Prompt, uploads: Sequence[Upload]) -> bytes | str:
+    def task(ticket: Ticket, prompt: Prompt, uploads: list[Upload]) -> tuple[str, bytes]:
         try:
-            return asyncio.run(generate(ticket, prompt, uploads))
-        except (RowError, aiohttp.ClientError) as error:
-            return str(error)
+            return "", asyncio.run(generate(ticket, prompt, lambda: uploads, limits))
+        except (RowError, ServerError) as error:
+            return f"{type(error).__name__}: {error}", b""
 
-    ray.init(address="auto", log_to_driver=False)
-    remote = ray.remote(num_cpus=0, resources={"comfyui": 1})(task)
-    tasks = {remote.remote(_ticket(row, out, [server], server), row.prompt, row.uploads()): row for row in rows}
+    try:
+        ray.init(address="auto", log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"There is no Ray cluster to join: {' '.join(str(error).split())}") from error
+    if not ray.cluster_resources().get("comfyui"):
+        raise ValueError("The Ray cluster has no 'comfyui': start it with --resources '{\"comfyui\": 1}'.")
+    remote = ray.remote(num_cpus=0, resources={"comfyui": 1}, max_retries=0)(task)
+    tasks = {}
+    for row in rows:
+        ticket = results.queued(row, out)
+        if ticket is None or ticket.server != server:
+            ticket = Ticket(server, str(uuid.uuid4()))
+        try:
+            uploads = _uploads(row, server)
+        except RowError as error:
+            results.fail(row, out, error)
+            continue
+        results.queue(row, out, ticket)
+        tasks[remote.remote(ticket, row.prompt, uploads)] = row
     generated = 0
     while tasks:
         (ready, *_), _ = ray.wait(list(tasks))
         row = tasks.pop(ready)
-        outcome = ray.get(ready)
-        if isinstance(outcome, bytes):
-            _finish(row, out, outcome)
-            generated += 1
+        try:
+            problem, clip = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            problem, clip = f"{ServerError.__name__}: {type(error).__name__}", b""
+        kind, _, message = problem.partition(": ")
+        if kind == RowError.__name__:
+            results.fail(row, out, message)
+        elif kind:
+            say(f"Row {row.name} waits ({message}); the next run looks there first.")
         else:
-            _fail(row, out, outcome)
+            generated += _finish(row, out, clip)
         bar.update()
     return generated
 
 
 def _address(text: str) -> str:
     """Return the address of a server without a slash at its end."""
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"'{text}' is not the address of a ComfyUI, such as {SERVER}")
-    return text.rstrip("/")
+    try:
+        url = URL(text)
+        if url.scheme in ("http", "https") and url.host and url.port:
+            return str(url.with_query(None).with_fragment(None)).rstrip("/")
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not the address of a ComfyUI, such as {SERVER}")
+
+
+def _seconds(text: str) -> float:
+    """Return a time limit."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 3600")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ovi.tools.batch", description="Generate a clip for every row of a CSV file."
     )
-    parser.add_argument("csv", type=Path, help=f"columns, all optional: {', '.join(COLUMNS)}, or NODE.INPUT")
+    parser.add_argument("csv", type=Path, help=f"columns, all optional: {NAME}, {', '.join(COLUMNS)}, or NODE.INPUT")
     parser.add_argument("out", type=Path, help="a folder; each row gets an mp4 and a JSON file with its settings")
     parser.add_argument(
         "--server", type=_address, action="append", help=f"a ComfyUI ({SERVER}); may be given several times"
     )
     parser.add_argument("--workflow", type=Path, help="a workflow in API form, or an mp4 that ComfyUI saved with it")
     parser.add_argument("--ray", action="store_true", help="spread the rows over a running Ray cluster")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=Limits().row,
+        help="for one row, after which it waits for the next run (%(default)g, a day)",
+    )
     return parser
 
 
@@ -307,7 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, or 1 where rows failed, 2 with one line on stderr, or 130 where it was interrupted.
     """
     args = _parser().parse_args(argv)
-    servers = args.server or [SERVER]
+    servers = list(dict.fromkeys(args.server or [SERVER]))
+    limits = Limits(row=args.timeout)
 
     def work() -> int:
         if args.ray and len(servers) > 1:
@@ -316,19 +259,29 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "given: give one."
             )
         rows = read(args.csv, load(args.workflow) if args.workflow else None)
+        if args.out.exists() and not args.out.is_dir():
+            raise ValueError(f"{args.out} is a file, but a folder is needed.")
+        read_files = [args.csv, *filter(None, [args.workflow]), *(path for row in rows for path in row.images.values())]
+        results.check_outputs(rows, args.out, read_files)
         args.out.mkdir(parents=True, exist_ok=True)
-        left = [row for row in rows if not is_done(row, args.out)]
-        before = len(rows) - len(left)
-        with tqdm(total=len(rows), initial=before, unit="clip", disable=None) as bar:  # None: on a terminal only
-            if args.ray:
-                generated = run_on_ray(left, args.out, servers[0], bar)
-            else:
-                generated = asyncio.run(run(left, args.out, servers, bar))
-        missing = len(left) - generated
-        print(f"{args.out}: {generated} clips generated, {before} existed already, {missing} are missing.")
-        return int(missing > 0)
+        with results.alone(args.out):
+            return _generate(rows, args.out, servers, limits, ray=args.ray)
 
     return exit_code(work, "Interrupted; the same command resumes from here.")
+
+
+def _generate(rows: Sequence[Row], out: Path, servers: Sequence[str], limits: Limits, *, ray: bool) -> int:
+    """Generate the rows that are not done, and report; return the exit code."""
+    left = [row for row in rows if not results.is_done(row, out)]
+    before = len(rows) - len(left)
+    with tqdm(total=len(rows), initial=before, unit="clip", disable=None) as bar:  # None: on a terminal only
+        if ray and left:
+            generated = run_on_ray(left, out, servers[0], bar, limits)
+        else:
+            generated = asyncio.run(Run(left, out, servers, bar, limits).work())
+    missing = len(left) - generated
+    print(f"{out}: {generated} clips generated, {before} existed already, {missing} are missing.")
+    return int(missing > 0)
 
 
 if __name__ == "__main__":

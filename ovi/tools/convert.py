@@ -18,14 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import audio_vae, checkpoint
-from ..files import NAMES, MappedFile, read_tensors
+from .. import audio_vae, checkpoint, quantised
+from ..audio_vae import SOURCES, VAE, VOCODER
+from ..files import NAMES, MappedFile, joined, naming, read_tensors, shards
 from .files import check_paths, complete, exit_code, program
 
 # What is quantised; the rest of a block is not: norms, modulation, biases, and the fusion's key projections.
 MATRIX = re.compile(
     r"(video|audio)_model\.blocks\.\d+\.(self_attn\.[qkvo]|cross_attn\.([qkvo]|v_fusion)|ffn\.[02])\.weight"
 )
+
+
+OPTIONAL = {"second"}  # paths that a command can do without
 
 
 class Format(NamedTuple):
@@ -59,9 +63,9 @@ class Job(NamedTuple):
     sources: Sequence[MappedFile]
 
 
-def merge(video: Path, audio: Path, out: Path) -> Job:
-    """Merge both towers into one file."""
-    model, metadata, sources = _model(video, audio)
+def merge(model_path: Path, second: Path | None, out: Path) -> Job:
+    """Merge a model's towers (IN and SECOND), its shards (IN is the first of them), or both, into one file."""
+    model, metadata, sources = _model(model_path, *([] if second is None else [second]))
     return Job({out: [_unchanged(model)]}, metadata, sources)
 
 
@@ -92,7 +96,9 @@ def quantize(model_path: Path, out: Path, form: Format) -> Job:
 
 def merge_audio_vae(vae: Path, vocoder: Path, out: Path) -> Job:
     """Merge MMAudio's VAE (v1-16) and the BigVGAN vocoder into one file, which ComfyUI's 'Load VAE' opens."""
-    return Job({out: [_unchanged(audio_vae.merge(read_tensors(vae), read_tensors(vocoder)))]}, {}, [])
+    tensors = read_tensors(vae, SOURCES[VAE]), read_tensors(vocoder, SOURCES[VOCODER])
+    with naming(vae, vocoder):
+        return Job({out: [_unchanged(audio_vae.merge(*tensors))]}, {}, [])
 
 
 def run(job: Job, *, dry_run: bool) -> None:
@@ -143,10 +149,12 @@ def _planned(parts: Sequence[Part]) -> dict[str, Tensor]:
 
 def _model(*paths: Path) -> tuple[dict[str, Tensor], dict[str, str], list[MappedFile]]:
     """Return a complete, valid Ovi model under its published key names, its metadata, and the files it is read from."""
-    sources = [MappedFile(path) for path in paths]
-    model, metadata, _ = checkpoint.assemble((source.tensors, source.metadata) for source in sources)
-    metadata.pop(checkpoint.QUANTIZATION_KEY, None)  # it is in the tensors now, with the published names
-    return model, metadata, sources
+    sources = [[MappedFile(shard) for shard in shards(path)] for path in paths]
+    with naming(*paths):
+        parts = [joined((shard.tensors, shard.metadata) for shard in of_path) for of_path in sources]
+        model, metadata, _ = checkpoint.assemble(parts)
+    metadata.pop(quantised.METADATA_KEY, None)  # it is in the tensors now, with the published names
+    return model, metadata, [shard for of_path in sources for shard in of_path]
 
 
 def _unchanged(tensors: Mapping[str, Tensor]) -> Part:
@@ -197,11 +205,11 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, plan: Callable[..., Job], inputs: str, outputs: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[common], help=plan.__doc__, description=plan.__doc__)
         for path in (*inputs.split(), *outputs.split()):
-            sub.add_argument(path, type=Path, metavar=path.upper())
+            sub.add_argument(path, type=Path, metavar=path.upper(), nargs="?" if path in OPTIONAL else None)
         sub.set_defaults(plan=plan, inputs=inputs.split(), outputs=outputs.split())
         return sub
 
-    command("merge", merge, "video audio", "out")
+    command("merge", merge, "in second", "out")
     command("split", split, "in", "video audio")
     command("quantize", quantize, "in", "out").add_argument("--format", choices=FORMATS, required=True)
     command("audio-vae", merge_audio_vae, "vae vocoder", "out")
@@ -215,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     formats = [FORMATS[args["format"]]] if "format" in args else []
 
     def work() -> int:
-        check_paths(inputs, outputs, force=args["force"])
+        read = [shard for path in inputs if path is not None for shard in shards(path)]
+        check_paths(read, outputs, force=args["force"])
         run(args["plan"](*inputs, *outputs, *formats), dry_run=args["dry_run"])
         return 0
 

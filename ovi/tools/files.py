@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,19 +25,34 @@ def complete(*paths: Path) -> Iterator[list[Path]]:
     parts = [temporary(path) for path in paths]
     try:
         yield parts
-        for part in parts:
+        for part, path in zip(parts, paths, strict=True):
             with part.open("rb+") as file:
                 os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+            if path.is_dir():  # before any of them is renamed
+                raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
     except BaseException:
         for part in parts:
             part.unlink(missing_ok=True)
         raise
     for part, path in zip(parts, paths, strict=True):
         part.replace(path)
+    for folder in {path.parent for path in paths}:
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the names of a folder's files to the disk, where the system can (Windows does not open folders)."""
+    if os.name == "posix":
+        with suppress(OSError):  # folders that cannot be read, and some network file systems
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def check_paths(inputs: Sequence[Path], outputs: Sequence[Path], *, force: bool = False) -> None:
-    """Raise ValueError for inputs that are no files, and for outputs that exist, cannot be files, or are given twice.
+    """Raise ValueError for inputs that are not files, and for outputs that exist, cannot be files, or are given twice.
 
     `force` allows outputs that exist.
     """
@@ -46,9 +61,12 @@ def check_paths(inputs: Sequence[Path], outputs: Sequence[Path], *, force: bool 
             raise ValueError(f"There is no file {path}.")
     given = [path.resolve() for path in (*inputs, *outputs)]
     for path in outputs:
-        if path.is_dir() or not path.parent.is_dir():
-            problem = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-            raise ValueError(f"{path} {problem}; give the name of a file to write.")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file to write.")
+        if not path.parent.is_dir():
+            raise ValueError(f"There is no folder {path.parent} to write {path.name} to; create it first.")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"The folder {path.parent} cannot be written to; choose another for {path.name}.")
         if given.count(path.resolve()) > 1:
             raise ValueError(f"{path} is given twice; each output needs a name of its own.")
         for existing in (path, temporary(path)):

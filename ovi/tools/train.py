@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..files import read_safetensors
-from ..flow import Noised, Sample, Samples, Settings, losses, noised
+from .. import checkpoint, quantised
+from ..files import joined, naming, read_safetensors, shards
+from ..flow import Noised, Samples, Settings, losses, noised
 from ..lora import add_lora
 from ..model import OviModel
-from .files import complete, exit_code, program
+from .clips import Folder
+from .files import check_paths, complete, exit_code, program
 
-STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved
+STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved, beside the clips' names
 
 
 def recompute_blocks(layers: int) -> dict[str, Any]:
@@ -43,7 +47,8 @@ class Trainer:
 
     It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
     dropped text (None: no tokens). `autocast` computes in bfloat16 where that is safe, without changing the weights;
-    `recompute` stores no activations within a block.
+    `recompute` stores no activations within a block. `clips` names the samples, so that resuming with other ones can be
+    noticed.
     """
 
     def __init__(
@@ -56,11 +61,13 @@ class Trainer:
         empty: Tensor | None = None,
         autocast: bool = False,
         recompute: bool = False,
+        clips: Sequence[str] = (),
     ) -> None:
         self.model = model
         self.samples = samples
         self.settings = settings
         self.steps = steps
+        self.clips = list(clips)
         self.empty = torch.zeros(0, model.config.text_dim) if empty is None else empty
         self.autocast = autocast
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -84,7 +91,10 @@ class Trainer:
         return self.settings.lr * min(1.0, (step + 1) / max(1, self.settings.warmup), (self.steps - step) / down)
 
     def step(self) -> tuple[float, float]:
-        """Take the next step; return its losses for video and audio."""
+        """Take the next step; return its losses for video and audio.
+
+        Raises ValueError, without a change to the weights, where a loss or the gradient is not finite.
+        """
         settings = self.settings
         step = len(self.history)
         chosen = torch.randint(len(self.samples), (settings.batch,), generator=self.draw).tolist()
@@ -101,7 +111,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         (video + settings.audio_weight * audio).backward()
-        nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
+        if not torch.isfinite(torch.stack([video.detach(), audio.detach(), norm])).all():
+            raise ValueError(
+                f"Step {step + 1} has losses of {video.item():g} (video) and {audio.item():g} (audio), and its "
+                f"gradient a norm of {norm.item():g}: the training stopped, and the last saved state is intact. Lower "
+                "the learning rate, or look for a damaged clip or model."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad()
         decay = min(settings.ema, (1 + step) / (10 + step))
@@ -116,11 +132,11 @@ class Trainer:
         trained = {name: p.detach() for name, p in self.trained.items()}
         settings, optimizer = dataclasses.asdict(self.settings), self.optimizer.state_dict()
         state = (settings, trained, self.averaged, optimizer, self.draw.get_state(), self.history)
-        with complete(path) as (part,):
-            torch.save(dict(zip(STATE, state, strict=True)), part)
+        with _writing(path) as part:
+            torch.save(dict(zip(STATE, state, strict=True), clips=self.clips), part)
 
-    def resume(self, path: Path) -> None:
-        """Resume from what `save` wrote.
+    def resume(self, path: Path) -> list[str]:
+        """Resume from what `save` wrote; return notes on what has changed.
 
         Raises ValueError for a damaged file, and for one with other settings or of another model.
         """
@@ -144,6 +160,13 @@ class Trainer:
         self.optimizer.load_state_dict(optimizer)
         self.draw.set_state(draw)
         self.history = history
+        before, now = set(state.get("clips", self.clips)), set(self.clips)
+        if before == now:
+            return []
+        return [
+            f"The clips are not those that {path} was trained on: {len(now - before)} are new or changed, "
+            f"{len(before - now)} are missing."
+        ]
 
     def run(self, state: Path, every: int) -> Iterator[int]:
         """Train to the last step; save and yield the number of steps taken after `every` steps and at the end.
@@ -168,36 +191,15 @@ def _moved(batch: Noised, device: torch.device) -> Noised:
     return Noised(x, (video.to(device), audio.to(device)), batch.context.to(device), velocity, batch.counts.to(device))
 
 
-class Folder:
-    """Samples as safetensors files of "video", "audio" and "context" (see `Sample`), read on request."""
-
-    def __init__(self, path: Path) -> None:
-        self.paths = sorted(path.glob("*.safetensors"))
-        if not self.paths:
-            raise ValueError(f"There are no .safetensors files in {path}; each clip needs one.")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int, /) -> Sample:
-        """Read a sample. Raises ValueError for a file of another kind."""
-        path = self.paths[index]
-        tensors, _ = read_safetensors(path)
-        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        if {name: len(shape) for name, shape in shapes.items()} != {"video": 4, "audio": 2, "context": 2}:
-            raise ValueError(
-                f"{path} has {shapes}; a clip needs video [48, F, H, W], audio [20, L] and context [T, text_dim]."
-            )
-        return Sample(**tensors)
-
-
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
     """Load an Ovi model from one file with both towers, or from two with one each; return it and the files' metadata.
 
     Raises ValueError where the files are not a complete, valid Ovi model in 16 or 32 bits.
     """
-    sd, metadata, config = checkpoint.assemble(read_safetensors(path) for path in paths)
-    if checkpoint.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
+    parts = [[read_safetensors(shard) for shard in shards(path)] for path in paths]
+    with naming(*paths):
+        sd, metadata, config = checkpoint.assemble(map(joined, parts))
+    if quantised.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
         raise ValueError(f"{paths[0]} is quantised, which cannot be trained; use a file in bf16, fp16 or fp32.")
     model = OviModel(config, device="meta")
     model.load_state_dict(sd, assign=True)
@@ -209,8 +211,19 @@ def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
     weights = trainer.averaged
     if any(".lora_A." in name for name in weights):
         weights = {f"diffusion_model.{name}": tensor for name, tensor in weights.items()}
-    with complete(path) as (part,):
+    with _writing(path) as part:
         save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """Write a file, complete or not at all. What PyTorch and safetensors raise on a full disk becomes an OSError."""
+    with complete(path) as (part,):
+        try:
+            yield part
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(f"{path} could not be written ({reason}); is the disk full?") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -250,26 +263,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [field.name for field in dataclasses.fields(Settings) if hasattr(args, field.name)]
 
     def work() -> int:
+        settings = Settings(**{name: getattr(args, name) for name in names})
+        for name, least in (("steps", 1), ("rank", 0), ("save_every", 1)):
+            if getattr(args, name) < least:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is {getattr(args, name)}, but must be at least {least}.")
+        check_device(args.device)
+        check_paths(args.model, [args.out, state], force=True)
+        if args.out.exists() and not state.exists():
+            raise ValueError(
+                f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
+            )
         model, metadata = load(args.model)
-        model.to(args.device, torch.float32 if args.float32 or not args.rank else None)  # 16 bits lose small steps
+        folder = Folder(args.clips, model.config)
+        check_paths([*args.model, *folder.paths], [args.out, state], force=True)
+        model.to(args.device, weight_dtype(model, float32=args.float32 or not args.rank))
         if args.rank:
             torch.manual_seed(args.seed)  # the LoRAs' first weights
             add_lora(model, args.rank)
         trainer = Trainer(
             model,
-            Folder(args.clips),
-            Settings(**{name: getattr(args, name) for name in names}),
+            folder,
+            settings,
             args.steps,
             autocast=not args.float32,
             recompute=not args.keep_activations,
+            clips=folder.names(),
         )
         if state.exists():
-            trainer.resume(state)
+            for note in trainer.resume(state):
+                sys.stderr.write(f"{note}\n")
         for _ in trainer.run(state, args.save_every):
             write(trainer, args.out, metadata)
         return 0
 
     return exit_code(work, f"Interrupted; the same command resumes from {state}, if that was saved.")
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError for a device that does not exist."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"There is no device '{name}' ({reason}); use cuda, cpu or another device that PyTorch supports."
+        ) from error
+
+
+def weight_dtype(model: OviModel, *, float32: bool) -> torch.dtype | None:
+    """Return the dtype to convert the weights to (None: keep theirs).
+
+    In 16 bits, small steps of a whole model are lost; float16, in which Ovi overflows, becomes bfloat16.
+    """
+    if float32:
+        return torch.float32
+    return torch.bfloat16 if any(p.dtype == torch.float16 for p in model.parameters()) else None
 
 
 if __name__ == "__main__":

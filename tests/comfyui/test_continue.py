@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ovi.join import starts
-from support.media import RATE, BlockVAE, WindowVAE, random_frames, slices, tone
+from support.media import RATE, BlockVAE, WindowVAE, broken, random_frames, slices, tone
 from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -138,3 +138,58 @@ def test_clips_that_do_not_join(comfy):
         joined(comfy, video(random_frames(30)), video(random_frames(30, 64)))
     with pytest.raises(ValueError, match="Clip 3 has 25 frames, no more than the overlap of 25"):
         joined(comfy, *(video(random_frames(count)) for count in (30, 30, 25)))
+
+
+CLIP, TONE = random_frames(30), tone(30 / 24)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((broken(CLIP), TONE), "{video} contains NaN or infinity"),
+        ((CLIP, TONE | {"waveform": broken(TONE["waveform"], torch.inf)}), "{audio} contains NaN or infinity"),
+        ((CLIP[:0], TONE), "{video} is empty, [0, 96, 128, 3]"),
+        ((torch.zeros(0, 0, 0, 3), None), "{video} is empty, [0, 0, 0, 3]"),
+        ((CLIP[..., 0], TONE), "{video} must be [batch, height, width, 3 or 4 channels]"),
+        ((CLIP, TONE, 0), "{video} has 0 frames per second, but needs 0.1 to 1000"),
+        ((CLIP, TONE, -24), "{video} has -24 frames per second"),
+        ((CLIP, TONE, 90000), "{video} has 90000 frames per second"),
+        ((CLIP, {}), "{audio} has"),
+        ((CLIP, TONE | {"waveform": TONE["waveform"][:, :0]}), "{audio} has a waveform of shape [1, 0, 55125]"),
+        ((CLIP, TONE | {"waveform": TONE["waveform"].expand(2, -1, -1)}), "{audio} must be one recording"),
+        ((CLIP, TONE | {"sample_rate": 0}), '{audio} has a sample rate of "0"'),
+    ],
+)
+def test_a_broken_clip_is_named(comfy, inputs, message):
+    """By both nodes that take one: the clip to continue, or which of those to join."""
+    with pytest.raises(ValueError, match=re.escape(message.format(video="The clip", audio="The clip's audio"))):
+        go_on(comfy, video(*inputs))
+    said = message.format(video="The video of clip 2", audio="The audio of clip 2")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        joined(comfy, video(CLIP, TONE), video(*inputs))
+
+
+def test_the_audio_of_the_first_clip_is_checked_too(comfy):
+    for audio in ({}, TONE | {"sample_rate": math.inf}):
+        with pytest.raises(ValueError, match="has a sample rate of"):
+            joined(comfy, video(CLIP, audio), video(CLIP, TONE))
+
+
+def test_alpha_is_dropped_from_clips(comfy):
+    """As from images; a clip with alpha joins one without."""
+    with_alpha = torch.cat([CLIP, CLIP[..., :1]], dim=-1)
+    made = joined(comfy, video(with_alpha), video(CLIP), overlap=25)
+    assert made.images.shape == (35, 96, 128, 3)
+    assert torch.equal(
+        go_on(comfy, video(with_alpha))[0]["samples"].unbind()[0], go_on(comfy, video(CLIP))[0]["samples"].unbind()[0]
+    )
+
+
+@pytest.mark.parametrize("rate", [11127, 44101, 46034])
+def test_audio_of_an_odd_rate_is_continued_and_joined(comfy, rate):
+    clip = video(CLIP, tone(30 / 24, rate))
+    latent, *_ = go_on(comfy, clip)
+    plain, *_ = go_on(comfy, video(CLIP, TONE))
+    assert_equal([latent["samples"].unbind()[1]], [plain["samples"].unbind()[1]], 0.02)
+    assert joined(comfy, clip, video(CLIP, TONE)).audio["waveform"].shape[-1] == round(35 / 24 * rate)
+    assert joined(comfy, video(CLIP, TONE), clip).audio["waveform"].shape[-1] == round(35 / 24 * RATE)

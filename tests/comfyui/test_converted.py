@@ -54,7 +54,8 @@ def test_quantize(comfy, tmp_path, x, capsys, name):
     plain, original = OviModel(golden_model.load().config), golden_model.load()
     plain.load_state_dict(dequantised)
     with torch.inference_mode():
-        quantised = comfy.module("ovi.native").load([str(out)]).model.diffusion_model(*x, transformer_options={})
+        model = comfy.module("ovi.native").load([str(out)]).model.diffusion_model
+        quantised = model(*x, audio_context=x[2])
         exact, expected = original(*x), plain(*x)
         got, usual = error(quantised, exact), error(expected, exact)
         with capsys.disabled():

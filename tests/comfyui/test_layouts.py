@@ -71,7 +71,7 @@ def with_metadata(parts):
 
 def run(model, x):
     """The output of a MODEL's diffusion model."""
-    return model.model.diffusion_model(*x, transformer_options={})
+    return model.model.diffusion_model(*x, audio_context=x[2])
 
 
 def plain(sd):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import random
+import re
 import shutil
 
 import pytest
@@ -10,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._subclasses import FakeTensor
 
-from ovi.lora import key_map, strangers
 from support import golden_model
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -140,7 +141,13 @@ def test_ovi_lora(comfy, model, naming, video, audio):
     with_lora, notes = load_lora(comfy, model, written(OVI, naming), video, audio)
     pairs = {layer: pair for layer, pair in OVI.items() if (video if layer.startswith(VIDEO) else audio)}
     assert_weights(patched(with_lora), with_pairs(pairs, video, audio))
-    assert notes == [f"Video tower: 6 weights, strength {video:g}", f"Audio tower: 6 weights, strength {audio:g}"]
+    towers = {"Video": video, "Audio": audio}
+    assert notes == [
+        f"{tower} tower: 6 weights, strength {strength:g}"
+        if strength
+        else f"{tower} tower: unchanged, strength 0 (6 weights in the file)"
+        for tower, strength in towers.items()
+    ]
 
 
 @pytest.mark.parametrize("name", ["blocks.1.modulation", "video_model.blocks.1.modulation.modulation"])
@@ -167,7 +174,8 @@ def test_weights_that_comfyui_does_not_change_are_named(comfy, model, monkeypatc
     monkeypatch.setattr(type(model), "is_dynamic", lambda _: dynamic)
     _, notes = load_lora(comfy, model, sd)
     assert notes[0] == f"Video tower: {1 if dynamic else 2} weights, strength 1"
-    assert notes[2] == f"Not loaded: {', '.join(names[1 if dynamic else 2 :])}"
+    keys = ", ".join(f"diffusion_model.{name}.diff" for name in names[1 if dynamic else 2 :])
+    assert notes[2] == f"Not loaded: {keys} (ComfyUI lets no LoRA change this weight)"
 
 
 def test_what_did_not_land_is_named(comfy, model):
@@ -177,16 +185,18 @@ def test_what_did_not_land_is_named(comfy, model):
     _, notes = load_lora(comfy, model, sd)
     assert notes[0] == "Video tower: 29 weights, strength 1"
     assert notes[2].startswith("Not loaded: diffusion_model.img_emb.proj.0.lora_A.weight, ")
-    assert notes[2].endswith("and 2 more")
+    assert notes[2].endswith(" and 1 more (Ovi has no such layer)")
+    layer = "diffusion_model.blocks.0.ffn.0"
+    assert notes[3] == f"Not loaded: {layer}.lora_A.weight, {layer}.lora_B.weight (not the size of Ovi's layer)"
 
 
 def test_nothing_lands(comfy, model):
     """A LoRA of Wan 14B has the same names in other sizes."""
     sd = {f"diffusion_model.{n}.lora_A.weight": torch.ones(4, 5120) for n in LAYERS}
     sd |= {f"diffusion_model.{n}.lora_B.weight": torch.ones(5120, 4) for n in LAYERS}
-    with pytest.raises(ValueError, match=r"Nothing of this LoRA fits Ovi \(its first tensor is .*5120\]\); choose one"):
+    with pytest.raises(ValueError, match=r"^Nothing of this LoRA changes Ovi: .*5120\].* and 59 more \(not the"):
         load_lora(comfy, model, sd)
-    with pytest.raises(ValueError, match="its first tensor is lora_te1_text_model"):
+    with pytest.raises(ValueError, match=r"lora_te1_text_model\S* \[4, 4\] \(Ovi has no such layer\); choose a LoRA"):
         load_lora(comfy, model, {"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 4)})
 
 
@@ -250,10 +260,254 @@ def test_changing_strengths(comfy, model):
     assert max(sizes) <= 1.01 * sizes[0]
 
 
-def test_names_are_of_one_layer_each():
-    """Every naming of every weight of the published model, none of two."""
-    names = key_map(SD)
-    assert set(names.values()) == set(SD)
-    assert names["lora_unet_blocks_0_self_attn_q"] == "video_model.blocks.0.self_attn.q.weight"
-    other = "blocks.30.ffn.0.alpha"
-    assert strangers(["diffusion_model.blocks.0.self_attn.q.alpha", other], names) == [other]
+Q = "diffusion_model.blocks.0.self_attn.q"
+Q_WEIGHT = "video_model.blocks.0.self_attn.q.weight"
+UP, DOWN = pairs([Q_WEIGHT.removesuffix(".weight")])[Q_WEIGHT.removesuffix(".weight")]
+PAIR = {f"{Q}.lora_up.weight": UP, f"{Q}.lora_down.weight": DOWN}
+OTHER = "video_model.blocks.1.ffn.0"
+OTHER_PAIR = {f"diffusion_model.blocks.1.ffn.0.{end}": t for end, t in zip(KOHYA, WAN[OTHER], strict=True)}
+
+
+def draw(*shape):
+    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def apply(comfy, model, sd):
+    """(The MODEL with a LoRA that is in no file, the notes)."""
+    return comfy.module("ovi.native.lora").apply(model, sd, 1.0, 1.0)
+
+
+def weight(model, key):
+    """One weight of a MODEL with its patches."""
+    return model.patch_weight_to_device(f"diffusion_model.{key}", return_weight=True)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "base_model.model.blocks.0.self_attn.q",
+        "lora_unet_blocks_0.self_attn.q",
+        "lora_transformer_blocks_0_attn1_to_q",
+        "transformer.base_model.model.blocks.0.self_attn.q",
+        "model.diffusion_model.blocks.0.self_attn.q",
+        "pipe.dit.blocks.0.attn1.to_q",
+        "base_model.model.video_model.blocks.0.self_attn.q",
+    ],
+)
+def test_a_layer_is_found_after_any_prefix(comfy, model, layer):
+    with_lora, notes = apply(comfy, model, {f"{layer}.lora_B.weight": UP, f"{layer}.lora_A.weight": DOWN})
+    assert notes == ["Video tower: 1 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), SD[Q_WEIGHT] + UP @ DOWN)
+
+
+A, B, C, D = draw(96, 4), draw(4, 96), draw(96, 5)[:, :4], draw(5, 96)[:4]
+W = SD[Q_WEIGHT]
+KINDS = {
+    "LoKr": ({"lokr_w1": draw(8, 8), "lokr_w2": draw(12, 12)}, W + torch.kron(draw(8, 8), draw(12, 12))),
+    "LoKr, factored": (
+        {"lokr_w1": draw(8, 8), "lokr_w2_a": draw(12, 2), "lokr_w2_b": draw(2, 12), "alpha": torch.tensor(1.0)},
+        W + torch.kron(draw(8, 8), draw(12, 2) @ draw(2, 12)) / 2,
+    ),
+    "LoHa": ({"hada_w1_a": A, "hada_w1_b": B, "hada_w2_a": C, "hada_w2_b": D}, W + (A @ B) * (C @ D)),
+    "GLoRA": ({"a1.weight": A, "a2.weight": B, "b1.weight": C, "b2.weight": D}, W + W @ A @ B + C @ D),
+    "DoRA": (
+        {"lora_up.weight": UP, "lora_down.weight": DOWN, "dora_scale": draw(96, 1).abs()},
+        (W + UP @ DOWN) * draw(96, 1).abs() / W.norm(dim=1, keepdim=True),
+    ),
+    "difference": ({"diff": draw(96, 96)}, W + draw(96, 96)),
+    "alpha, a number": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 8}, W + 2 * UP @ DOWN),
+    "adapter with a name": ({"lora_B.ovi.weight": UP, "lora_A.ovi.weight": DOWN}, W + UP @ DOWN),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds(comfy, model, kind):
+    """What ComfyUI's adapters apply is what the note counts."""
+    parts, expected = KINDS[kind]
+    with_lora, notes = apply(comfy, model, {f"{Q}.{end}": t for end, t in parts.items()})
+    assert notes == ["Video tower: 1 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_norms_and_biases(comfy, model):
+    """Differences of norms; the bias of a PEFT pair is scaled as the pair is."""
+    sd = {f"{Q}.lora_B.weight": UP, f"{Q}.lora_A.weight": DOWN, f"{Q}.alpha": torch.tensor(8.0)}
+    sd |= {f"{Q}.lora_B.bias": draw(96), f"{Q[:-1]}norm_q.w_norm": draw(96)}
+    sd |= {"diffusion_model.blocks.0.norm3.w_norm": draw(96), "diffusion_model.blocks.0.norm3.b_norm": draw(96)}
+    with_lora, notes = apply(comfy, model, sd)
+    assert notes == ["Video tower: 5 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + 2 * UP @ DOWN)
+    for name, factor in (
+        ("self_attn.q.bias", 2),
+        ("self_attn.norm_q.weight", 1),
+        ("norm3.weight", 1),
+        ("norm3.bias", 1),
+    ):
+        key = f"video_model.blocks.0.{name}"
+        torch.testing.assert_close(weight(with_lora, key), SD[key] + factor * draw(96))
+
+
+WIDE = draw(5120, 4)
+LEFT = {  # parts beside whole pairs: which keys are named, why
+    "LoKr of Wan 14B": ({"lokr_w1": draw(8, 8), "lokr_w2": draw(640, 640)}, "not the size of Ovi's layer"),
+    "LoHa of Wan 14B": (
+        {"hada_w1_a": WIDE, "hada_w1_b": WIDE.T, "hada_w2_a": WIDE, "hada_w2_b": WIDE.T},
+        "not the size of Ovi's layer",
+    ),
+    "GLoRA of two ranks": (
+        {"a1.weight": A, "a2.weight": B[:3], "b1.weight": C, "b2.weight": D[:2]},
+        "not the size of Ovi's layer",
+    ),
+    "two ranks": ({"lora_up.weight": draw(96, 3), "lora_down.weight": DOWN}, "not the size of Ovi's layer"),
+    "rank 0": ({"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0]}, "all zeros or empty"),
+    "rank 0, alpha": (
+        {"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0], "alpha": torch.ones(())},
+        "not the size of Ovi's layer",
+    ),
+    "scalars": ({"lora_up.weight": torch.ones(()), "lora_down.weight": torch.ones(())}, "not the size of Ovi's layer"),
+    "up alone": ({"lora_up.weight": UP}, "another part of this layer's LoRA is missing"),
+    "B alone": ({"lora_B.weight": UP}, "another part of this layer's LoRA is missing"),
+    "half a LoHa": ({"hada_w1_a": A}, "another part of this layer's LoRA is missing"),
+    "half a LoKr": ({"lokr_w1_a": A}, "not the size of Ovi's layer"),
+    "down alone": ({"lora_down.weight": DOWN}, "no part of a LoRA that ComfyUI reads"),
+    "alpha alone": ({"alpha": torch.ones(())}, "no part of a LoRA that ComfyUI reads"),
+    "a whole weight": ({"weight": W}, "no part of a LoRA that ComfyUI reads"),
+    "zeros": ({"lora_up.weight": 0 * UP, "lora_down.weight": DOWN}, "all zeros or empty"),
+    "alpha 0": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 0}, "all zeros or empty"),
+    "an untrained GLoRA": (
+        {"a1.weight": A, "a2.weight": 0 * B, "b1.weight": C, "b2.weight": 0 * D},
+        "all zeros or empty",
+    ),
+    "difference of another size": ({"diff": draw(96, 95)}, "not the size of Ovi's layer"),
+    "integers": ({"diff": torch.ones(96, 96, dtype=torch.int64)}, "of torch.int64, but a floating-point dtype"),
+    "a number": ({"diff": 3}, "not a tensor but int"),
+    "two alphas": ({"alpha": torch.ones(2)}, "not a single number"),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_what_changes_nothing_is_named(comfy, model, kind):
+    """Alone it is refused, in a sentence that names it; beside a pair that fits, its keys are named."""
+    parts, reason = LEFT[kind]
+    sd = {f"{Q}.{end}": t for end, t in parts.items()}
+    with pytest.raises(ValueError, match=f"^Nothing of this LoRA changes Ovi: {Q}.*{reason}.*; choose a LoRA"):
+        apply(comfy, model, sd)
+    with_lora, notes = apply(comfy, model, sd | OTHER_PAIR)
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    assert notes[2].startswith(f"Not loaded: {', '.join(sd)} ({reason}")
+    assert list(with_lora.patches) == ["diffusion_model.video_model.blocks.1.ffn.0.weight"]
+
+
+@pytest.mark.parametrize(
+    ("end", "tensor", "reason"),
+    [
+        ("lora_magnitude_vector", torch.ones(96), "PEFT's DoRA divides by another norm"),
+        ("lora_magnitude_vector.default.weight", torch.ones(96), "PEFT's DoRA divides by another norm"),
+        ("dora_scale", torch.ones(96), "not the size"),
+        ("lora_A.bias", torch.ones(4), "no part of a LoRA that ComfyUI reads"),
+        ("lora_A.weight", DOWN, "no part of a LoRA that ComfyUI reads"),
+        ("scale", torch.ones(1), "no part of a LoRA that ComfyUI reads"),
+        ("diff_b", torch.ones(95), "not the size"),
+    ],
+)
+def test_an_unused_part_of_a_pair_is_named(comfy, model, end, tensor, reason):
+    with_lora, notes = apply(comfy, model, PAIR | {f"{Q}.{end}": tensor})
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    assert notes[2].startswith(f"Not loaded: {Q}.{end} ({reason}")
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + UP @ DOWN)
+
+
+def test_one_of_two_patches_of_a_weight_is_named(comfy, model):
+    """ComfyUI keeps the last; so it is with two names of one layer."""
+    _, notes = apply(comfy, model, PAIR | {f"{Q}.diff": draw(96, 96)})
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    assert notes[2].startswith(f"Not loaded: {', '.join(PAIR)} (")
+    again = {key.replace("diffusion_model", "unet"): t for key, t in PAIR.items()}
+    _, notes = apply(comfy, model, PAIR | again)
+    assert notes[2] == f"Not loaded: {', '.join(again)} (the file has another tensor for the same)"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damaged_lora_is_refused(comfy, model, value):
+    damaged = UP.clone()
+    damaged[3, 1] = value
+    sentence = rf"^{Q}.lora_up.weight of this LoRA holds NaN or infinity; the file is damaged: get it again.$"
+    with pytest.raises(ValueError, match=sentence):
+        load_lora(comfy, model, OTHER_PAIR | PAIR | {f"{Q}.lora_up.weight": damaged})
+    with pytest.raises(ValueError, match=rf"^{Q}.alpha of this LoRA holds NaN"):
+        apply(comfy, model, PAIR | {f"{Q}.alpha": value})
+
+
+@pytest.mark.parametrize("sd", [{"step": 3, **PAIR}, {7: 3, **PAIR}])
+def test_a_pickled_lora_that_begins_with_a_number(comfy, model, sd):
+    torch.save(sd, comfy.models / "loras" / "numbers.pt")
+    output = comfy.node["OviLoraLoader"].execute(model, "numbers.pt", 1.0, 1.0)
+    notes = output.ui.as_dict()["text"][0].split("\n")
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    assert notes[2] == f"Not loaded: {next(iter(sd))} (Ovi has no such layer)"
+    with pytest.raises(ValueError, match=f"^Nothing of this LoRA changes Ovi: {next(iter(sd))} "):
+        apply(comfy, model, {next(iter(sd)): 3})
+
+
+@pytest.mark.parametrize("what", [[PAIR], 3, UP])
+def test_what_is_no_dict_is_refused(comfy, model, what):
+    with pytest.raises(ValueError, match="A LoRA is tensors by name, but this file holds one "):
+        apply(comfy, model, what)
+    with pytest.raises(ValueError, match="Nothing of this LoRA changes Ovi: the file is empty"):
+        apply(comfy, model, {})
+
+
+def test_names_are_printed_safely(comfy, model):
+    """Half an emoji cannot be written to a log."""
+    with pytest.raises(ValueError, match=r"Nothing of this LoRA changes Ovi: 'x\\ud83d' .* and 1 more") as error:
+        apply(comfy, model, {"x\ud83d": UP, "y" * 100_000: UP})
+    assert len(str(error.value).encode()) < 1000
+
+
+def test_adapters_are_asked_without_arithmetic(comfy):
+    """A weight that no machine could hold takes no memory."""
+    from comfy.weight_adapter import LoHaAdapter, LoRAAdapter
+
+    applies = comfy.module("ovi.native.lora")._applies
+    size = 10**8
+    tall, flat = torch.zeros(1).expand(size, 4), torch.zeros(1).expand(4, size)
+    for adapter in (
+        LoRAAdapter(set(), (tall, flat, 1.0, None, None, None)),
+        LoHaAdapter(set(), (tall, flat, None, tall, flat, None, None, None)),
+    ):
+        assert applies(adapter, "x.weight", torch.Size([size, size]))
+        assert not applies(adapter, "x.weight", torch.Size([size, size - 1]))
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_is_a_number(comfy, model, strength):
+    with pytest.raises(ValueError, match="A strength has to be a number"):
+        comfy.module("ovi.native.lora").apply(model, PAIR, 1.0, strength)
+
+
+ENDS = sorted({end for parts, _ in [*KINDS.values(), *LEFT.values()] for end in parts} | {"lora_B.bias", "oft_blocks"})
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_claim_is_true(comfy, model, seed):
+    """Of random parts in random shapes, what counts as patched is changed; anything else is refused or named."""
+    rng = random.Random(seed)
+    shapes = [[], [0], [96], [96, 1], [96, 4], [4, 96], [12, 12], [8, 8], [96, 96], [1, 96], [24, 4, 4], [2, 48, 4, 4]]
+    names = [Q, "blocks.0.norm3", "lora_unet_blocks_0_modulation", "audio_model.blocks.1.ffn.2", "blocks.77.ffn.0"]
+    sd = {
+        f"{name}.{end}": draw(*rng.choice(shapes)).to(rng.choice([torch.float32, torch.float16, torch.float8_e4m3fn]))
+        for name in names
+        for end in rng.sample(ENDS, 4)
+    }
+    refusal = None
+    try:
+        with_lora, notes = apply(comfy, model, sd)
+    except ValueError as error:
+        refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith("Nothing of this LoRA changes Ovi: ")
+        return
+    keys = [key.removeprefix("diffusion_model.") for key in with_lora.patches]
+    assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys) > 0
+    for key in keys:
+        assert not torch.equal(weight(with_lora, key), SD[key]), key

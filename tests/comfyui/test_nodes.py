@@ -260,6 +260,74 @@ def test_decode_refuses_a_plain_latent(comfy, vae):
         decode(comfy, {"samples": torch.zeros(1, 48, 3, 6, 4)}, vae=vae)
 
 
+class NaNVAE(ToneVAE):
+    """Stands for either VAE, with a damaged file."""
+
+    def __init__(self, value, latent_dim, latent_channels):
+        self.value, self.latent_dim, self.latent_channels = value, latent_dim, latent_channels
+
+    def decode(self, latent):
+        if self.latent_dim == 3:
+            return torch.full((1, 9, 96, 64, 3), self.value)
+        return super().decode(latent) * self.value
+
+    def decode_tiled(self, latent, **tiling):
+        return self.decode(latent)
+
+    def spacial_compression_decode(self):
+        return 16
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_stops_at_the_decoder(comfy, value):
+    """Whichever VAE it comes from; what comes in with the latent is not the VAE's fault."""
+    latent = latent_of_ones(comfy, 9)
+    for vaes in ({"audio_vae": NaNVAE(value, 1, 20)}, {"vae": NaNVAE(value, 3, 48)}):
+        half = "audio" if "audio_vae" in vaes else "video"
+        for tile_size in (0, 64):
+            message = f"^The VAE turned the {half} half of the latent into NaN or infinity; look for a damaged VAE file"
+            with pytest.raises(ValueError, match=message):
+                decode(comfy, latent, **vaes, tile_size=tile_size)
+    latent["samples"].unbind()[0][0, 0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"^The video half of the latent contains NaN or infinity"):
+        decode(comfy, latent, audio_vae=ToneVAE())
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_decode_refuses_an_impossible_frame_rate(comfy, fps):
+    with pytest.raises(ValueError, match=r"frames per second, but needs 0\.1 to 1000"):
+        decode(comfy, empty(comfy), audio_vae=ToneVAE(), fps=fps)
+
+
+@pytest.mark.parametrize(
+    ("audio_latents", "said"),
+    [
+        (48, []),
+        (2, ["The audio lasts 0.06 s, the video 1.54 s: 1.48 s of silence follow"]),
+        (157, ["The audio lasts 5.02 s, the video 1.54 s: its last 3.48 s are cut"]),
+    ],
+)
+def test_decode_says_where_the_halves_differ_in_length(comfy, audio_latents, said):
+    """Joined by hand; both are decoded."""
+    from comfy.nested_tensor import NestedTensor
+
+    latent = {"samples": NestedTensor((torch.zeros(1, 48, 10, 6, 4), torch.zeros(1, 20, audio_latents)))}
+    output = comfy.node["OviDecode"].execute(samples=latent, fps=24.0, tile_size=0, audio_vae=ToneVAE())
+    assert output.args[1]["waveform"].shape[-1] == round(37 / 24 * 44100)
+    (text,) = output.ui["text"]
+    assert text.splitlines() == ["37 frames, 1.54 s", *said]
+    assert len(output.ui["images"]) == 1
+
+
+def test_halves_of_two_batches_are_refused(comfy):
+    """Joined by hand. In a sampler, core fails before Ovi sees them."""
+    from comfy.nested_tensor import NestedTensor
+
+    latent = {"samples": NestedTensor((torch.zeros(1, 48, 3, 6, 4), torch.zeros(2, 20, 11)))}
+    with pytest.raises(ValueError, match=r"video \[1, 48, 3, 6, 4\] and audio \[2, 20, 11\]; Ovi needs the same batch"):
+        decode(comfy, latent, audio_vae=ToneVAE())
+
+
 def test_scheduler(comfy):
     """The published schedule, and its last part for a partial denoise."""
     from ovi.sampling import flow_sigmas

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ovi import geometry, media
-from support.media import BlockVAE, WindowVAE, random_frames, tone
-from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
+from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
+from support.sampling import TimestepSpy, assert_equal, guide, joint, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -132,7 +132,7 @@ def test_remake_refuses_what_is_no_clip_and_no_time(comfy):
             "OviRemake", samples={"samples": torch.zeros(1, 4, 8, 8)}, remake="audio", remake_start=0.0, remake_end=0.0
         )
     clip, *_ = refer(comfy, video=random_frames(13))
-    with pytest.raises(ValueError, match=r"begins at 2\.00 s, but ends at 0\.54 s"):
+    with pytest.raises(ValueError, match=r"remake_start is 2\.00 s, but the part to regenerate ends at 0\.54 s"):
         comfy.run("OviRemake", samples=clip, remake="audio", remake_start=2.0, remake_end=3.0)
 
 
@@ -187,7 +187,7 @@ def test_frames_of_another_size_are_fitted_like_images(comfy):
 @pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000, 96000])
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize(("seconds", "kept"), [(0.2, 6), (0.54, 16), (60.0, 17)])
-def test_sounds_in_the_wild(comfy, rate, channels, seconds, kept):
+def test_audio_in_the_wild(comfy, rate, channels, seconds, kept):
     latent, (_, mask), shown = refer(comfy, audio=tone(seconds, rate, channels))
     assert mask == [0] * kept + [1] * (17 - kept)
     assert shown[1] == f"Audio: seconds 0.00 to {kept / 31.25:.2f} of 0.54 are preserved"
@@ -229,10 +229,13 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
         ),
         ({"audio": AUDIO, "keep_seconds": 0.03}, "keep_seconds is 0.03, but an audio latent lasts 0.032 s"),
         ({"audio": AUDIO, "keep_seconds": 3.0}, "keep_seconds is 3.00, but the audio lasts 2.00 s"),
-        ({"audio": AUDIO, "remake": "audio", "remake_start": 0.3, "remake_end": 0.2}, "at 0.30 s, but ends at 0.20 s"),
+        (
+            {"audio": AUDIO, "remake": "audio", "remake_start": 0.3, "remake_end": 0.2},
+            "remake_start is 0.30 s, but the part to regenerate ends at 0.20 s",
+        ),
         (
             {"audio": AUDIO, "remake": "audio", "remake_start": 0.6},
-            "at 0.60 s, but ends at 0.54 s",
+            "remake_start is 0.60 s, but the part to regenerate ends at 0.54 s",
         ),
         ({"audio": AUDIO, "length": 12}, "use 9 or 13"),
     ],
@@ -240,3 +243,62 @@ def test_silence_is_a_sound_and_clipping_is_said(comfy):
 def test_what_does_not_fit_is_refused_in_one_sentence(comfy, inputs, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         refer(comfy, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"start_image": broken(random_frames(1))}, "The start image contains NaN or infinity"),
+        ({"end_image": broken(random_frames(1), torch.inf)}, "The end image contains NaN or infinity"),
+        ({"video": broken(random_frames(5), -torch.inf)}, "The reference video contains NaN or infinity"),
+        ({"audio": AUDIO | {"waveform": broken(AUDIO["waveform"])}}, "The audio contains NaN or infinity"),
+        ({"start_image": random_frames(1)[..., :2]}, "The start image must be [batch, height, width, 3 or 4 channels]"),
+        ({"end_image": random_frames(1)[..., :1]}, "The end image must be"),
+        ({"end_image": random_frames(1)[..., 0]}, "The end image must be"),
+        ({"video": random_frames(5)[..., 0]}, "The reference video must be"),
+        ({"video": random_frames(5)[:0]}, "The reference video is empty, [0, 96, 128, 3]"),
+        ({"video": (random_frames(5) * 255).byte()}, "got [5, 96, 128, 3] of torch.uint8"),
+        ({"video": random_frames(5), "fps": 0.0}, "The reference video has 0 frames per second"),
+        ({"video": random_frames(5), "fps": float("nan")}, "The reference video has nan frames per second"),
+        ({"video": random_frames(5), "keep_frames": -1}, "keep_frames is -1"),
+        ({"audio": {}}, "The audio has no waveform"),
+        ({"audio": {"waveform": AUDIO["waveform"]}}, 'The audio has a sample rate of "None"'),
+        ({"audio": AUDIO | {"waveform": AUDIO["waveform"][:, :0]}}, "The audio has a waveform of shape [1, 0, 88200]"),
+        ({"audio": AUDIO, "keep_seconds": float("nan")}, "keep_seconds is nan"),
+        ({"audio": AUDIO, "remake": "audio", "remake_start": float("nan")}, "begins at nan s"),
+        ({"audio": AUDIO, "remake": "audio", "remake_start": -1.0}, "begins at -1.00 s"),
+    ],
+)
+def test_broken_input_is_named(comfy, inputs, message):
+    """Before sampling, which would blame the model for a NaN."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        refer(comfy, **inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("start image", {"start_image": random_frames(1)}),
+        ("end image", {"end_image": random_frames(1)}),
+        ("reference video", {"video": random_frames(5)}),
+        ("audio", {"audio": AUDIO}),
+    ],
+)
+def test_a_vae_that_encodes_to_nan_is_named(comfy, monkeypatch, name, inputs):
+    for kind in (BlockVAE, WindowVAE):
+        encode = kind.encode
+        monkeypatch.setattr(kind, "encode", lambda vae, given, encode=encode: broken(encode(vae, given)))
+    with pytest.raises(
+        ValueError, match=f"^The VAE turned the {name} into NaN or infinity; look for a damaged VAE file"
+    ):
+        refer(comfy, **inputs)
+
+
+def test_halves_that_do_not_belong_together_are_refused(comfy):
+    for shapes in (((1, 48, 4, 6, 8), (2, 20, 17)), ((1, 48, 4, 6, 8), (1, 20, 0)), ((0, 48, 4, 6, 8), (0, 20, 17))):
+        latent = {"samples": joint(*map(torch.zeros, shapes))}
+        with pytest.raises(ValueError, match=r"^The halves of the joint latent do not belong together: video \["):
+            comfy.run("OviRemake", samples=latent, remake="audio", remake_start=0.0, remake_end=0.0)
+    latent = {"samples": joint(torch.zeros(1, 48, 4, 6, 8), torch.full((1, 20, 17), torch.nan))}
+    with pytest.raises(ValueError, match=r"^The audio half of the latent contains NaN or infinity"):
+        comfy.run("OviRemake", samples=latent, remake="audio", remake_start=0.0, remake_end=0.0)

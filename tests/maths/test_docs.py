@@ -78,6 +78,8 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
         "sound: str",
     ],
     "nodes/text.py": ["The sea sounds"],
+    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`"],
+    "web/docs/OviTextEncode.md": ["The sea sounds"],
     "ovi/prompt.py": ["`sound`", "sound: str", "sound.strip()"],
 }
 

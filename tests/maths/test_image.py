@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.image import fit_image
+from ovi.image import fit_frames, fit_image
 
 
 def random_image(width, height):
@@ -73,3 +75,67 @@ def test_another_size_is_refused_where_that_is_asked():
     sentence = "The start image is 768x512, the video 1280x704: make them equal, or choose crop, stretch or pad."
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         fit_image(torch.zeros(1, 512, 768, 3), 1280, 704, "refuse")
+
+
+SIDES = [1, 2, 3, 4, 5, 7, 8, 31, 32, 33, 63, 64, 65, 69, 70]
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+def test_every_size_comes_out_as_asked(fit):
+    """Each side of 1 to 70 pixels against each other one, beside a drawn other side; bars are even to a pixel."""
+    draw = random.Random(0)
+    for given, asked in itertools.product(range(1, 71), range(1, 71)):
+        (width, wanted_width), (height, wanted_height) = draw.sample(
+            [(given, asked), (draw.choice(SIDES), draw.choice(SIDES))], 2
+        )
+        fitted = fit_image(torch.ones(1, height, width, 3), wanted_width, wanted_height, fit)
+        assert fitted.shape == (1, wanted_height, wanted_width, 3)
+        filled = fitted[0, ..., 0] > 0.5
+        for line in (filled.any(0), filled.any(1)):
+            inside = line.nonzero().flatten().tolist()
+            left, right = inside[0], len(line) - 1 - inside[-1]
+            assert right - left in (0, 1)
+            assert fit == "pad" or left == right == 0
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+@pytest.mark.parametrize("size", [(1, 1), (9000, 1), (1, 9000), (1279, 703), (1281, 705)])
+def test_extreme_shapes_come_out_as_asked(fit, size):
+    for width, height in ((1280, 704), (32, 1024)):
+        assert fit_image(torch.ones(1, size[1], size[0], 3), width, height, fit).shape == (1, height, width, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 8, 8, 1), r"must be \[batch, height, width, 3 or 4 channels\].*got \[1, 8, 8, 1\]"),
+        (torch.zeros(1, 8, 8, 2), r"got \[1, 8, 8, 2\] of torch.float32"),
+        (torch.zeros(1, 8, 8, 5), r"got \[1, 8, 8, 5\]"),
+        (torch.zeros(1, 8, 8), r"got \[1, 8, 8\] of torch.float32; .*'Convert Mask to Image' for a mask"),
+        (torch.zeros(1, 1, 8, 8, 3), r"got \[1, 1, 8, 8, 3\]"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), r"of floating point, 0 to 1, got \[1, 8, 8, 3\] of torch.uint8"),
+        (torch.zeros(0, 8, 8, 3), r"is empty, \[0, 8, 8, 3\]"),
+        (torch.zeros(1, 0, 8, 3), r"is empty, \[1, 0, 8, 3\]"),
+        (torch.zeros(1, 8, 0, 3), r"is empty, \[1, 8, 0, 3\]"),
+        (torch.zeros(1, 8, 8, 0), r"is empty, \[1, 8, 8, 0\]"),
+        (None, "got NoneType"),
+        ([torch.zeros(8, 8, 3)], "got list"),
+        (torch.full((1, 8, 8, 3), torch.nan), "contains NaN or infinity"),
+        (torch.full((1, 8, 8, 4), -torch.inf), "contains NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("fit", ["crop", "refuse"])
+def test_a_broken_image_is_refused(image, message, fit):
+    with pytest.raises(ValueError, match=f"^The end image .*{message}"):
+        fit_image(image, 8, 8, fit, "end image")
+
+
+def test_one_bad_number_is_found():
+    """In every dtype that ComfyUI's images have."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for bad in (torch.nan, torch.inf, -torch.inf):
+            frames = torch.rand(3, 8, 8, 3).to(dtype)
+            assert fit_frames(frames, 8, 8, "crop", "video").isfinite().all()
+            frames[1, 2, 3, 1] = bad
+            with pytest.raises(ValueError, match=r"^The video contains NaN or infinity"):
+                fit_frames(frames, 8, 8, "crop", "video")

@@ -94,3 +94,26 @@ def test_audio_gets_one_rate_and_the_same_channels():
     assert [wave.shape for wave in waves] == [(2, 48000), (2, 0), (2, 48000)]
     with pytest.raises(ValueError, match="audio has 1 and 2 and 6 channels"):
         match_waves([tone(1.0, channels=channels) for channels in (6, 1, 2)], 44100)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda wave: wave.expand(2, -1, -1), "audio of clip 2 must be one recording, got a batch of 2"),
+        (lambda wave: wave * torch.nan, "audio of clip 2 contains NaN or infinity"),
+        (lambda wave: wave[:, :0], "audio of clip 2 has a waveform of shape"),
+        (lambda wave: wave[0], "audio of clip 2 has a waveform of shape"),
+        (lambda wave: wave.short(), "audio of clip 2 has a waveform of torch.int16"),
+    ],
+)
+def test_a_clip_with_broken_audio_is_named(change, message):
+    """A second recording of a batch would be dropped."""
+    good = tone(1.0)
+    with pytest.raises(ValueError, match=message):
+        match_waves([good, good | {"waveform": change(good["waveform"])}], RATE)
+
+
+def test_audio_without_samples_is_silence():
+    good = tone(1.0, 48000)
+    empty = tone(0.0, 44101)
+    assert [len(wave[0]) for wave in match_waves([good, empty], 48000)] == [48000, 0]

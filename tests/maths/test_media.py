@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+import torchaudio
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovi import join, media
 from support.media import RATE, tone
@@ -59,12 +63,116 @@ def test_audio_of_16_bits_is_resampled_in_32():
         (lambda wave: wave * torch.nan, "NaN or infinity"),
         (lambda wave: wave / 0, "NaN or infinity"),
         (lambda wave: wave.expand(2, -1, -1), "one recording, got a batch of 2"),
+        (lambda wave: wave[:0], "one recording, got a batch of 0"),
+        (lambda wave: wave[:, :0], r"a waveform of shape \[1, 0, 16000\], but needs \[1, channels, samples\]"),
+        (lambda wave: wave[0], r"a waveform of shape \[1, 16000\]"),
+        (lambda wave: wave[0, 0], r"a waveform of shape \[16000\]"),
+        (lambda wave: (wave * 32767).short(), "a waveform of torch.int16, but needs floating point"),
+        (lambda wave: torch.where(wave > 0.4, -torch.inf, wave), "NaN or infinity"),
+        (lambda wave: wave.numpy(), "no waveform"),
+        (lambda wave: None, "no waveform"),
     ],
 )
 def test_broken_audio_is_refused(change, message):
     given = tone(1.0, 16000)
     with pytest.raises(ValueError, match=message):
         media.mono(given | {"waveform": change(given["waveform"])}, RATE)
+
+
+@pytest.mark.parametrize("audio", [{}, None, [], {"sample_rate": 16000}, tone(1.0)["waveform"]])
+def test_audio_without_a_waveform_is_refused(audio):
+    with pytest.raises(ValueError, match=r"^The audio has no waveform; load it with 'Load Audio'\.$"):
+        media.mono(audio, RATE)
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [0, -44100, 1, 999, 22050.5, math.nan, math.inf, "44100", None, True, [44100], 1_000_001, 10**12, 2**63, 1e300],
+)
+def test_an_impossible_sample_rate_is_refused(rate):
+    """Before it sizes anything, in both users of the rate."""
+    audio = tone(1.0) | {"sample_rate": rate}
+    for user in (lambda: media.mono(audio, RATE), lambda: join.match_waves([None, audio], RATE)):
+        with pytest.raises(ValueError, match=r"a sample rate of .+, but needs a whole number from 1000 to 1000000 Hz"):
+            user()
+
+
+def test_a_rate_may_be_any_whole_number():
+    """Of any type: other packs pass floats and NumPy's integers."""
+    for rate in (16000.0, torch.tensor(16000), torch.tensor(16000).numpy(), math.prod((16, 1000))):
+        assert len(media.mono(tone(1.0, 16000) | {"sample_rate": rate}, RATE)) == RATE
+
+
+class Numbers(TorchDispatchMode):
+    """Counts the numbers that torch's operations return: in all, and by the largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.total += result.numel()
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+STANDARD = [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000, 176400, 192000, 384000]
+ODD = [11127, 44056, 44101, 22255, 46034, 44099, 5512, 1009, 100_003, 399_989, 999_983]  # the last four are primes
+
+
+@pytest.mark.parametrize("rate", STANDARD)
+def test_standard_rates_are_resampled_by_torchaudio_to_the_bit(rate):
+    wave = torch.randn(2, rate // 10, generator=torch.Generator().manual_seed(0))
+    for other in (16000, 44100, 48000):
+        assert torch.equal(media.resampled(wave, rate, other), torchaudio.functional.resample(wave, rate, other))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 48000, 96000, 384000])
+def test_both_ways_to_resample_are_one_filter(monkeypatch, rate):
+    wave = torch.randn(2, rate // 10, generator=torch.Generator().manual_seed(0))
+    expected = media.resampled(wave, rate, RATE)
+    monkeypatch.setattr(media, "LARGEST_TERM", 0)
+    torch.testing.assert_close(media.resampled(wave, rate, RATE), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rate", ODD)
+def test_any_rate_is_resampled_exactly(rate):
+    """Without drift: three seconds of a tone end where they should, to less than a hundredth of a sample."""
+    for rates in ((rate, RATE), (RATE, rate)):
+        wave = media.resampled(tone(3.0, rates[0], hertz=300.0)["waveform"][0], *rates)
+        expected = tone(3.0, rates[1], hertz=300.0)["waveform"][0]
+        assert wave.shape == expected.shape
+        ends = rates[1] // 50
+        torch.testing.assert_close(wave[:, ends:-ends], expected[:, ends:-ends], atol=3e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rate", ODD)
+def test_the_cost_of_resampling_depends_on_the_duration_alone(rate):
+    """A quarter of a second, whatever the two rates have in common; torchaudio would make 1.9 billion weights of it."""
+    audio = tone(0.25, rate, 2)
+    for resample in (lambda: media.mono(audio, RATE), lambda: join.match_waves([tone(0.1), audio], RATE)):
+        with Numbers() as numbers:
+            resample()
+        assert numbers.largest < 5_000_000
+        assert numbers.total < 2000 * max(rate // 4, RATE // 4)
+
+
+@pytest.mark.parametrize("rate", [0, -24, 0.0999, 1000.5, 1e9, math.nan, math.inf, None, "fast", 10**400])
+def test_an_impossible_frame_rate_is_refused(rate):
+    with pytest.raises(ValueError, match=r"^The video has .+ frames per second, but needs 0.1 to 1000; check"):
+        media.at_24(torch.zeros(9, 4, 4, 3), rate)
+
+
+@pytest.mark.parametrize(("latents", "seconds"), [(157, 121 / 24), (314, 241 / 24), (1, 1 / 24), (22, 17 / 24)])
+def test_audio_of_the_right_length_needs_no_note(latents, seconds):
+    assert media.gap_notes(latents, seconds) == []
+
+
+def test_silence_and_cuts_are_said():
+    assert media.gap_notes(2, 37 / 24) == ["The audio lasts 0.06 s, the video 1.54 s: 1.48 s of silence follow"]
+    assert media.gap_notes(157, 61 / 24) == ["The audio lasts 5.02 s, the video 2.54 s: its last 2.48 s are cut"]
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_rewritten_tag_is_said(text, style, note):
     ("text", "where"),
     [
         ("She says <S>hello there", "hello there"),
-        ("She says <S>hello</S> and goes", "hello</S> and goes"),
+        ("She says <S>hello. Rain. Audio: rain", "hello. Rain. Audio: rain"),
         ("<S>never closed, he says <S>bye<E>", "never closed, he says"),
         ("<S>one<E> then <S> a very long line that goes on and on and on", "a very long line that goes on and on and"),
     ],

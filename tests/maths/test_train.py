@@ -246,8 +246,8 @@ def test_command_line_goes_on(folder, capsys):
     ("name", "tensors", "message"),
     [
         ("clips/0.safetensors", {"video": torch.zeros(3)}, r"has {'video': \[3\]}; a clip needs video"),
-        ("clips/0.safetensors", None, "is not a complete safetensors file"),
-        ("model.safetensors", None, "is not a complete safetensors file"),
+        ("clips/0.safetensors", None, "is a text file"),
+        ("model.safetensors", None, "is a text file"),
         ("model.safetensors", {"shared.weight": torch.zeros(3)}, "This file is a UMT5 text encoder"),
     ],
 )
@@ -273,3 +273,146 @@ def test_no_clips(folder, capsys):
     shutil.rmtree(folder / "clips")
     assert train(folder) == 2
     assert "There are no .safetensors files in" in capsys.readouterr().err
+
+
+def output(folder):
+    """The command line's files: the weights' bytes and the state's, None for one that is not there."""
+    paths = folder / "out.safetensors", folder / "out.safetensors.state"
+    return [path.read_bytes() if path.exists() else None for path in paths]
+
+
+def change_clip(folder, name="0", **tensors):
+    """Write a clip with some tensors changed, or left out (None)."""
+    path = folder / "clips" / f"{name}.safetensors"
+    whole = clips(1)[0]._asdict() | tensors
+    save_file({key: tensor for key, tensor in whole.items() if tensor is not None}, path)
+
+
+def refused(folder, capsys, *options):
+    """Run the command line, which must refuse in one line; return that line."""
+    assert train(folder, *options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("\r") and line]
+    return line
+
+
+def test_the_model_is_not_overwritten(folder, capsys):
+    """Nor is any other file without the state of a training: an `--out` that names it is refused at once."""
+    before = (folder / "model.safetensors").read_bytes()
+    model = str(folder / "model.safetensors")
+    assert tool.main([model, "--clips", str(folder / "clips"), "--out", model, "--device", "cpu"]) == 2
+    assert "is given twice" in capsys.readouterr().err
+    assert (folder / "model.safetensors").read_bytes() == before
+    (folder / "out.safetensors").write_bytes(b"another LoRA")
+    assert "out.safetensors.state, the state of its training, does not" in refused(folder, capsys)
+    assert output(folder) == [b"another LoRA", None]
+
+
+def test_outputs_that_cannot_be_written_are_refused_at_once(folder, capsys):
+    model, clip_folder = str(folder / "model.safetensors"), str(folder / "clips")
+    for out, message in (("missing/out", "There is no folder"), ("clips", "is a folder")):
+        assert tool.main([model, "--clips", clip_folder, "--out", str(folder / out), "--device", "cpu"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_state(folder, capsys, monkeypatch):
+    """Both files stay as they were saved last, and the temporary one is gone."""
+    assert train(folder, "--steps", "2", "--rank", "2") == 0
+    saved = output(folder)
+    capsys.readouterr()
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert train(folder, "--steps", "3", "--rank", "2") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("is the disk full?")
+    assert output(folder) == saved
+    assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_damaged_clip_is_named(folder, capsys, value):
+    damaged = torch.randn(48, 2, 4, 4)
+    damaged[3, 1, 2, 2] = value
+    for path in (folder / "clips").glob("[12].*"):
+        path.unlink()
+    change_clip(folder, video=damaged)
+    assert train(folder, "--steps", "2") == 2
+    assert "0.safetensors has NaN or infinity in video" in capsys.readouterr().err.splitlines()[-1]
+    assert output(folder) == [None, None]
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_lost(folder, capsys):
+    """A model that a far too high rate has ruined is not saved over the one that was saved before."""
+    run = trainer()
+    run.step()
+    before = {name: tensor.clone() for name, tensor in run.trained.items()}
+    run.samples = [clip._replace(audio=clip.audio * 1e30) for clip in run.samples]
+    with pytest.raises(ValueError, match=r"Step 2 has losses of .* \(audio\), and its gradient"):
+        run.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.trained.items())
+    assert len(run.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"video": torch.zeros(47, 2, 4, 4)}, "'video': [47, 2, 4, 4]"),
+        ({"audio": torch.zeros(21, 9)}, "'audio': [21, 9]"),
+        ({"video": torch.zeros(48, 0, 4, 4)}, "none of them empty"),
+        ({"audio": torch.zeros(20, 0)}, "none of them empty"),
+        ({"context": torch.zeros(5, 32)}, "'context': [5, 32]"),
+        ({"context": torch.zeros(600, 64)}, "600 text tokens, but Ovi reads at most"),
+        ({"context": None}, "a clip needs video"),
+        ({"extra": torch.zeros(1)}, "a clip needs video"),
+        ({"video": torch.zeros(48, 2, 4, 4, dtype=torch.int8)}, "has video as I8"),
+        ({"audio": torch.zeros(20, 9, dtype=torch.uint8)}, "has audio as U8"),
+    ],
+)
+def test_a_wrong_clip_is_refused_before_training(folder, capsys, tensors, message):
+    """Whichever of the clips it is: here the last."""
+    change_clip(folder, name="2", **tensors)
+    line = refused(folder, capsys, "--steps", "1")
+    assert "2.safetensors" in line
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--save-every 0", "--save-every is 0, but must be at least 1"),
+        ("--batch 0", "The setting batch is 0, but must be at least 1"),
+        ("--rank -1", "--rank is -1, but must be at least 0"),
+        ("--steps -3", "--steps is -3, but must be at least 1"),
+        ("--lr nan", "The setting lr is nan, but must be a positive number"),
+        ("--lr 0", "The setting lr is 0.0"),
+        ("--shift 0", "The setting shift is 0.0"),
+        ("--audio-weight inf", "The setting audio weight is inf"),
+        ("--first-frame 1.5", "The setting first frame is 1.5, but must be from 0 to 1"),
+        ("--seed -1", "The setting seed is -1"),
+        ("--device foo", "There is no device 'foo'"),
+        ("--device meta", "There is no device 'meta'"),
+    ],
+)
+def test_options_out_of_range_are_refused(folder, capsys, options, message):
+    assert message in refused(folder, capsys, *options.split())
+    assert output(folder) == [None, None]
+
+
+def test_other_clips_are_noticed(folder, capsys):
+    """Resuming goes on all the same."""
+    assert train(folder, "--steps", "1", "--rank", "2") == 0
+    assert train(folder, "--steps", "2", "--rank", "2") == 0
+    assert "The clips are not those" not in capsys.readouterr().err
+    change_clip(folder, name="new")
+    (folder / "clips" / "1.safetensors").unlink()
+    assert train(folder, "--steps", "3", "--rank", "2") == 0
+    assert "1 are new or changed, 1 are missing" in capsys.readouterr().err
+
+
+def test_float16_weights_are_trained_in_bfloat16(folder):
+    """As the miniature's file has them; PyTorch mixes no float16 with bfloat16 on a CPU, and Ovi overflows float16."""
+    store(folder, torch.float16)
+    assert train(folder, "--steps", "2", "--rank", "2") == 0
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / "out.safetensors").values())

@@ -22,6 +22,9 @@ LEAST = {"width": "32", "height": "32", "frames": "1", "steps": "1"}
 # The stand-in for the text encoder has a seed too, so the noise is named by its node.
 SEED = f"{id_of(workflows.prompt('ovi_text_to_video'), 'RandomNoise')}.noise_seed"
 
+SKIP = f"{id_of(workflows.prompt('ovi_text_to_video'), 'OviGuidance')}.skip_blocks"
+STYLE = f"{id_of(workflows.prompt('ovi_text_to_video'), 'OviTextEncode')}.prompt_style"
+
 
 def fitted(folder, name="ovi_text_to_video"):
     """Write a workflow, fitted to the tiny weights and a CPU; return its path."""
@@ -82,12 +85,12 @@ def test_a_clip_that_the_server_finished_after_the_kill_is_fetched(server, tmp_p
 
 
 def test_a_row_that_fails_is_reported_and_the_others_run(server, tmp_path, capsys):
-    table = write(tmp_path, LEAST | {"frames": "2"}, LEAST | {"width": "16"}, LEAST | {SEED: "77"})
+    table = write(tmp_path, LEAST | {SKIP: "99"}, LEAST | {STYLE: "none"}, LEAST | {SEED: "77"})
     options = ["--server", server.url, "--workflow", str(fitted(tmp_path))]
     assert batch.main([str(table), str(tmp_path), *options]) == 1
     error = capsys.readouterr().err
-    assert "Row 0001 failed: EmptyOviLatent: The length must be 4n + 1 frames, got 2" in error
-    assert "Row 0002 failed: EmptyOviLatent: Value 16 smaller than min of 32: width" in error
+    assert "Row 0001 failed: OviGuidance: " in error
+    assert "Row 0002 failed: OviTextEncode: Value not in list: prompt_style: 'none'" in error
     assert set(settings(tmp_path)) == {"0003", "ovi_text_to_video"}
 
 

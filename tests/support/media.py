@@ -52,6 +52,13 @@ def random_frames(count, width=128, height=96, seed=0):
     return F.interpolate(blocks, scale_factor=4).movedim(1, -1)
 
 
+def broken(tensor, value=torch.nan):
+    """Return a copy whose last number is NaN or infinity."""
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    tensor.view(-1)[-1] = value
+    return tensor
+
+
 def tone(seconds, rate=RATE, channels=1, hertz=440.0, amplitude=0.5):
     """Return a tone as ComfyUI's AUDIO, the same in all channels."""
     times = torch.arange(round(seconds * rate), dtype=torch.float64) / rate
