@@ -51,8 +51,8 @@ def read(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         sd = {key: _prepared(key, tensor, gguf.dequantize) for key, tensor in tensors.items()}
     except Exception as error:  # damaged files raise anything
         raise ValueError(
-            f"{path} cannot be read by ComfyUI-GGUF ({' '.join(str(error).split())}): it is damaged or of another model; "
-            "download it again, or take a safetensors file of Ovi."
+            f"{path} cannot be read by ComfyUI-GGUF ({' '.join(str(error).split())}): it is damaged or of another "
+            "model; download it again, or take a safetensors file of Ovi."
         ) from error
     return sd, metadata
 

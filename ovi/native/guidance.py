@@ -46,9 +46,9 @@ class Guidance:
         if args["uncond"] is None:
             if guided.audio:
                 raise ValueError(
-                    f"Ovi Guidance has an audio cfg of {self.audio_cfg}, but the guider ran this step without a negative "
-                    "prompt; use a guider that has one in every step and end guidance with 'video_end_percent' and "
-                    "'audio_end_percent' of 'Ovi Guidance', or set an audio cfg of 1."
+                    f"Ovi Guidance has an audio cfg of {self.audio_cfg}, but the guider ran this step without a "
+                    "negative prompt; use a guider that has one in every step and end guidance with "
+                    "'video_end_percent' and 'audio_end_percent' of 'Ovi Guidance', or set an audio cfg of 1."
                 )
             return denoised
         size = args["model"].latent_format.video_size(denoised)

@@ -52,8 +52,8 @@ def load(
     ggml = next((gguf.pack(path) for path in paths if gguf.is_gguf(path)), None)
     if ggml and (options.get("dtype") or quantised.formats(sd)):
         raise ValueError(
-            "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower from "
-            "a GGUF file too, or from one that is not quantised."
+            "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower "
+            "from a GGUF file too, or from one that is not quantised."
         )
 
     supported = OviSupported({"ovi_config": config})

@@ -261,8 +261,8 @@ class OviSupported(comfy.supported_models_base.BASE):
 def _split_context(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
     """Split a conditioning [B, T, text_dim or 2 * text_dim] into the video tower's and the audio tower's text.
 
-    The wider one holds both, side by side; the narrower one is read by both towers. Raises ValueError for another width,
-    and for more tokens than Ovi reads.
+    The wider one holds both, side by side; the narrower one is read by both towers. Raises ValueError for another
+    width, and for more tokens than Ovi reads.
     """
     width = 0 if context is None else context.shape[-1]
     if context is None or width not in (config.text_dim, 2 * config.text_dim):
@@ -272,8 +272,8 @@ def _split_context(context: Tensor | None, config: OviConfig) -> tuple[Tensor, T
         )
     if context.shape[1] > config.text_len:
         raise ValueError(
-            f"The prompt has {context.shape[1]} tokens, but Ovi reads at most {config.text_len}: encode it with 'Ovi Text "
-            "Encode', which truncates a long one; and if 'Conditioning (Concat)' joined two, which are padded to "
+            f"The prompt has {context.shape[1]} tokens, but Ovi reads at most {config.text_len}: encode it with 'Ovi "
+            "Text Encode', which truncates a long one; and if 'Conditioning (Concat)' joined two, which are padded to "
             f"{config.text_len} tokens each, write both texts into one prompt."
         )
     return context[..., : config.text_dim], context[..., -config.text_dim :]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support.sampling import SHAPES, assert_equal, empty, guide, joint, noise, prompts
+from support import ROOT
+from support.sampling import SHAPES, assert_equal, empty, guide, noise, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -118,7 +119,7 @@ def test_a_guider_that_drops_the_negative_prompt(comfy, model, loop):
         guider.set_cfg(4.0)
         return guider
 
-    with pytest.raises(ValueError, match="ran this step without a negative prompt.*audio_end_percent"):
+    with pytest.raises(ValueError, match=r"ran this step without a negative prompt.*audio_end_percent"):
         guided_by(comfy, ending_early(guide(comfy, model)))
     end = 0.6  # between the sigmas 0.8 and 0.5 on the schedule of shift 5
     advised = guide(comfy, model, video=(0.0, end), audio=(0.0, end))
@@ -142,5 +143,93 @@ def test_perp_neg(comfy, model, loop):
     )
     assert all(torch.isfinite(part).all() for part in guided_by(comfy, guider))
     (patched,) = comfy.run("PerpNeg", model=guided, empty_conditioning=positive, neg_scale=1.0)
-    with pytest.raises(ValueError, match="in the middle of sampling.*'Perp-Neg Guider' instead of 'Perp-Neg'"):
+    with pytest.raises(ValueError, match=r"in the middle of sampling.*'Perp-Neg Guider' instead of 'Perp-Neg'"):
         advanced(comfy, patched, (positive, negative), empty(), add_noise="enable")
+
+
+# Core nodes that edit a latent, by id: inputs beside the latent, and how docs/other_nodes.md names the node.
+ALIKE = {
+    "LatentAdd": ({}, "LatentAdd"),
+    "LatentSubtract": ({}, "LatentSubtract"),
+    "LatentMultiply": ({"multiplier": 0.5}, "LatentMultiply"),
+    "LatentBlend": ({"blend_factor": 0.5}, "Latent Blend"),
+    "LatentBatchSeedBehavior": ({"seed_behavior": "fixed"}, "LatentBatchSeedBehavior"),
+}
+REFUSED = {
+    "LatentUpscale": (
+        {"upscale_method": "bilinear", "width": 64, "height": 64, "crop": "disabled"},
+        "Upscale Latent",
+    ),
+    "LatentUpscaleBy": ({"upscale_method": "bilinear", "scale_by": 2.0}, "Upscale Latent By"),
+    "LatentCrop": ({"width": 32, "height": 32, "x": 0, "y": 0}, "Crop Latent"),
+    "LatentFlip": ({"flip_method": "x-axis: vertically"}, "Flip Latent"),
+    "LatentRotate": ({"rotation": "90 degrees"}, "Rotate Latent"),
+    "LatentComposite": ({"x": 0, "y": 0, "feather": 0}, "Latent Composite"),
+    "LatentCompositeMasked": ({"x": 0, "y": 0, "resize_source": False}, "Latent Composite Masked"),
+    "LatentConcat": ({"dim": "t"}, "LatentConcat"),
+    "LatentCut": ({"dim": "t", "index": 0, "amount": 1}, "LatentCut"),
+    "LatentCutToBatch": ({"dim": "t", "slice_size": 1}, "LatentCutToBatch"),
+    "LatentInterpolate": ({"ratio": 0.5}, "LatentInterpolate"),
+    "LatentApplyOperation": ({"operation": abs}, "LatentApplyOperation"),
+    "LatentBatch": ({}, "Batch Latents"),
+    "RebatchLatents": ({"batch_size": [1]}, "Rebatch Latents"),
+    "RepeatLatentBatch": ({"amount": 2}, "Repeat Latent Batch"),
+    "LatentFromBatch": ({"batch_index": 0, "length": 1}, "Get Latent From Batch"),
+    "ReplaceVideoLatentFrames": ({"index": 0}, "Replace Video Latent Frames"),
+    "NormalizeVideoLatentStart": ({"start_frame_count": 1, "reference_frame_count": 1}, "NormalizeVideoLatentStart"),
+    "SaveLatent": ({"filename_prefix": "latent"}, "Save Latent"),
+}
+MODULES = ("nodes_latent", "nodes_mask", "nodes_rebatch", "nodes_kandinsky5", "nodes_wan")
+
+
+@pytest.fixture(scope="module")
+def editors(comfy):
+    """Core's nodes that take a LATENT, with the name of each such input."""
+    for module in MODULES:
+        comfy.core(module)
+
+    def run(node, inputs):
+        cls = comfy.node[node].INPUT_TYPES()
+        of_node = {**cls["required"], **cls.get("optional", {})}
+        latents = {name: empty(batch=2) for name, declared in of_node.items() if declared[0] == "LATENT"}
+        if node == "RebatchLatents":
+            latents = {name: [latent] for name, latent in latents.items()}
+        return comfy.run(node, **latents, **inputs)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """The rows of the tables in docs/other_nodes.md, by the cell in front."""
+    lines = (ROOT / "docs" / "other_nodes.md").read_text(encoding="utf-8").splitlines()
+    return {cells[1].strip(): cells[2] for line in lines if len(cells := line.split("|")) == 4}
+
+
+@pytest.mark.parametrize("node", ALIKE)
+def test_core_nodes_that_edit_both_parts(comfy, editors, rows, node):
+    inputs, name = ALIKE[node]
+    if node not in comfy.node:
+        pytest.skip("this ComfyUI has no such node")
+    (out, *_) = editors(node, inputs)
+    assert [part.shape[1:] for part in out["samples"].unbind()] == [shape[1:] for shape in map(torch.Size, SHAPES)]
+    assert f"*{name}*" in rows["work on video and audio alike"]
+
+
+@pytest.mark.parametrize("node", REFUSED)
+def test_core_nodes_that_need_the_parts_separated(comfy, editors, rows, node):
+    inputs, name = REFUSED[node]
+    if node not in comfy.node:
+        pytest.skip("this ComfyUI has no such node")
+    with pytest.raises((AttributeError, TypeError, IndexError)):
+        editors(node, inputs)
+    (row,) = (nodes for start, nodes in rows.items() if start.startswith("need *Separate AV Latent* before them"))
+    assert f"*{name}*" in row
+
+
+def test_trim_video_latent_says_nothing(editors, rows):
+    """It cuts a latent of each, though one of video lasts as long as five of audio."""
+    (out,) = editors("TrimVideoLatent", {"trim_amount": 1})
+    assert [part.shape[2] for part in out["samples"].unbind()] == [SHAPES[0][2] - 1, SHAPES[1][2] - 1]
+    (row,) = (nodes for start, nodes in rows.items() if start.endswith("**and says nothing**"))
+    assert "*Trim Video Latent*" in row

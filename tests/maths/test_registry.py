@@ -43,8 +43,16 @@ def test_the_archive_has_what_users_need_and_nothing_else(checkout):
 
 def test_what_github_runs_is_pinned():
     actions = "".join(path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml"))
-    used = re.findall(r"uses: (.+)", actions)
+    used = set(re.findall(r"uses: (.+)", actions)) - {"./.github/workflows/ci.yml"}
     assert used
-    assert [name for name in used if not re.fullmatch(r"actions/[\w-]+@v\d+\.\d+\.\d+", name)] == []
+    assert [name for name in used if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", name)] == []
+    assert len({name.partition("@")[0] for name in used}) == len(used), "an action in two versions"
     (version,) = re.findall(r"install (comfy-cli==[\d.]+)", actions)
     assert f'"{version}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_a_version_is_published_after_its_tests():
+    ci, publish = ((ROOT / ".github" / "workflows" / f"{name}.yml").read_text() for name in ("ci", "publish"))
+    assert "\n  workflow_call:\n" in ci
+    assert "\n  tests:\n    uses: ./.github/workflows/ci.yml\n" in publish
+    assert "\n  publish:\n    needs: tests\n" in publish
