@@ -59,7 +59,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of its range."""
-        checks = {
+        checks: dict[str, tuple[tuple[str, ...], Callable[[float], bool]]] = {
             "a positive number": (("lr", "max_norm", "shift"), lambda value: 0 < value < math.inf),
             "at least 0": (
                 ("weight_decay", "warmup", "audio_weight", "split_steps"),

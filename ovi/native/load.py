@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import checkpoint, geometry, quantised
 from ..files import joined, naming, shards
+from ..media import check_finite
 from . import gguf
 from .files import read
 from .latent import check_latent
@@ -118,6 +119,7 @@ def _around_sampling(
     """
     model: Ovi = executor.class_obj.model_patcher.model
     model.latent_format.shapes = check_latent(latent_shapes)
+    check_finite(latent_image, "latent to sample")  # or the model would be blamed for it
     noise = _noise_for(noise, latent_image)
     samples: Tensor = executor(
         noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs

@@ -643,3 +643,11 @@ def test_memory_follows_the_tokens(comfy, model, loop):
     one = model.model.memory_required([1, 1, whole])
     assert 1.5 * one < model.model.memory_required([2, 1, whole]) <= 2 * one
     assert model.model.memory_required([1, 1, whole // 2]) == pytest.approx(one / 2)
+
+
+def test_nan_in_a_latent_is_refused_before_sampling(comfy, model, loop):
+    """It comes from the node before; the sampler would blame the model."""
+    latent = empty()
+    latent["samples"].unbind()[1][0, 3, 5] = torch.nan
+    with pytest.raises(ValueError, match=r"latent to sample contains NaN or infinity"):
+        ksampler(comfy, model, prompts(loop), latent, steps=1)

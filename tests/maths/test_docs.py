@@ -80,6 +80,7 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
     "nodes/text.py": ["The sea sounds"],
     "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`", "The sound holds"],
     "web/docs/OviTextEncode.md": ["The sea sounds"],
+    "ovi/prompt.py": ["sound: str", "speech, sound, style"],
     "ovi/parts.py": [
         "(scene, speech, sound)",
         "`sound`",

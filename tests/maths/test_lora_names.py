@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import runpy
 
 import pytest
 import torch
@@ -157,6 +158,7 @@ def test_the_recipe_for_renaming(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_file({f"our_blocks.{i}.self_attn.q{END}": torch.ones(1) for i in range(2)}, "lora.safetensors")
     code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[1]
-    exec(code.replace('"X"', '"our_"'), {})
+    (tmp_path / "recipe.py").write_text(code.replace('"X"', '"our_"'))
+    runpy.run_path(str(tmp_path / "recipe.py"))
     for i, key in enumerate(sorted(load_file("lora_renamed.safetensors"))):
         assert NAMES.place(key) == (f"video_model.blocks.{i}.self_attn.q.weight", END)
