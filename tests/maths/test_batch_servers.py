@@ -47,6 +47,11 @@ def answer(*arguments, **options):
     return fault
 
 
+def lie(text):
+    """Return a fault: JSON, or what is announced as such."""
+    return answer(text=text, content_type="application/json")
+
+
 async def silence(fake, request):
     """Never answer."""
     await asyncio.Event().wait()
@@ -130,18 +135,18 @@ LIES = {
     "nothing": answer(),
     "html": answer(text="<html>Welcome</html>", content_type="text/html"),
     "random": answer(body=np.random.default_rng(0).bytes(3000)),
-    "no json": answer(text='{"prompt_id": '),
-    "deep": answer(text="[" * 50_000),
-    "null": answer(text="null"),
-    "list": answer(text="[1, 2]"),
-    "number": answer(text="NaN"),
-    "keys": answer(text='{"error": {}}'),
+    "no json": lie('{"prompt_id": '),
+    "deep": lie("[" * 50_000),
+    "null": lie("null"),
+    "list": lie("[1, 2]"),
+    "number": lie("NaN"),
+    "keys": lie('{"error": {}}'),
     "charset": answer(body=b"{}x", headers={"Content-Type": "application/json; charset=klingon"}),
     "zipped": answer(body=b"{}", headers={"Content-Encoding": "gzip"}),
     "bomb": answer(body=gzip.compress(bytes(2**24)), headers={"Content-Encoding": "gzip"}),
 }
 QUEUES = {
-    f"queue {text}": answer(text=text)
+    f"queue {text}": lie(text)
     for text in (
         '{"queue_running": null, "queue_pending": []}',
         '{"queue_running": [[]], "queue_pending": []}',
