@@ -33,6 +33,10 @@ class Limits(NamedTuple):
     json: int = 2**28  # a queue holds the prompts that wait in it
     clip: int = 2**31
 
+    def in_all(self) -> aiohttp.ClientTimeout:
+        """Return the limits of a short answer, which may not come byte by byte for ever either."""
+        return aiohttp.ClientTimeout(total=self.answer, connect=self.connect)
+
 
 class Upload(NamedTuple):
     """An image for a server, and the node that loads it."""
@@ -67,7 +71,8 @@ class _Connection(NamedTuple):
     async def get(self, path: str) -> Any:
         """Return the JSON that the server answers."""
         with _broken(path):
-            async with self.http.get(self.server + path, allow_redirects=False) as answer:
+            timeout = self.limits.in_all()
+            async with self.http.get(self.server + path, allow_redirects=False, timeout=timeout) as answer:
                 return json.loads(await _body(answer, self.limits.json))
 
     async def is_queued(self, prompt_id: str) -> bool:
@@ -140,7 +145,8 @@ async def check(server: str, limits: Limits) -> None:
     """Raise ServerError unless something answers as a ComfyUI would."""
     async with _connect(server, limits) as connection:
         with _broken("/system_stats"):
-            async with connection.http.get(f"{server}/system_stats", allow_redirects=False) as answer:
+            url, timeout = f"{server}/system_stats", limits.in_all()
+            async with connection.http.get(url, allow_redirects=False, timeout=timeout) as answer:
                 _check_status(answer)
 
 
@@ -234,9 +240,9 @@ def _broken(path: str) -> Iterator[None]:
     try:
         yield
     except asyncio.TimeoutError as error:
-        raise ServerError(f"{path} took too long{f' ({error})' if str(error) else ''}") from error
+        raise ServerError(f"{path} took too long") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ServerError(f"{path}: {_one_line(str(error)) or type(error).__name__}") from error
+        raise ServerError(f"{path}: {_one_line(str(error)[:200]) or type(error).__name__}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ServerError(f"{path} answers as no ComfyUI does") from error
 

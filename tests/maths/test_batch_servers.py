@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 
 import numpy as np
@@ -46,6 +47,11 @@ def answer(*arguments, **options):
     return fault
 
 
+def lie(text):
+    """Return a fault: JSON, or what is announced as such."""
+    return answer(text=text, content_type="application/json")
+
+
 async def silence(fake, request):
     """Never answer."""
     await asyncio.Event().wait()
@@ -83,6 +89,27 @@ async def stall(fake, request):
     await asyncio.Event().wait()
 
 
+async def drip(fake, request):
+    """Send a byte now and then, for ever."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.05)
+
+
+def raw(data):
+    """Return a fault: bytes that are no HTTP, or hardly."""
+
+    async def fault(fake, request):
+        request.transport.write(data)
+        request.transport.close()
+        return web.Response()
+
+    return fault
+
+
 def after(fault):
     """Return a fault that queues a prompt all the same."""
 
@@ -94,23 +121,32 @@ def after(fault):
 
 
 ERRORS = {str(status): answer(status=status) for status in (302, 404, 429, 500)}
+RAW = {
+    "garbage": raw(np.random.default_rng(1).bytes(500)),
+    "version": raw(b"HTTP/9.9 200 OK\r\n\r\n{}"),
+    "status": raw(b"HTTP/1.1 99999 \xff\r\n\r\n"),
+    "headers": raw(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000 + b"\r\n"),
+    "length": raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n{}"),
+    "chunks": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}"),
+}
 CUTS = {"hang up": hang_up, "endless": endless, "cut": cut}
-STALLS = {"silence": silence, "stall": stall}
+STALLS = {"silence": silence, "stall": stall, "drip": drip}
 LIES = {
     "nothing": answer(),
     "html": answer(text="<html>Welcome</html>", content_type="text/html"),
     "random": answer(body=np.random.default_rng(0).bytes(3000)),
-    "no json": answer(text='{"prompt_id": '),
-    "deep": answer(text="[" * 50_000),
-    "null": answer(text="null"),
-    "list": answer(text="[1, 2]"),
-    "number": answer(text="NaN"),
-    "keys": answer(text='{"error": {}}'),
+    "no json": lie('{"prompt_id": '),
+    "deep": lie("[" * 50_000),
+    "null": lie("null"),
+    "list": lie("[1, 2]"),
+    "number": lie("NaN"),
+    "keys": lie('{"error": {}}'),
     "charset": answer(body=b"{}x", headers={"Content-Type": "application/json; charset=klingon"}),
     "zipped": answer(body=b"{}", headers={"Content-Encoding": "gzip"}),
+    "bomb": answer(body=gzip.compress(bytes(2**24)), headers={"Content-Encoding": "gzip"}),
 }
 QUEUES = {
-    f"queue {text}": answer(text=text)
+    f"queue {text}": lie(text)
     for text in (
         '{"queue_running": null, "queue_pending": []}',
         '{"queue_running": [[]], "queue_pending": []}',
@@ -138,21 +174,21 @@ HISTORIES = {
     "no name": history(outputs={"4": {"images": [{"type": "output"}]}}),
 }
 BROKEN = [
-    *[("look", name) for name in (*ERRORS, *CUTS, *STALLS, *LIES, *QUEUES)],
-    *[("result", name) for name in (*ERRORS, *CUTS, *STALLS, *LIES, *HISTORIES) if name != "keys"],
-    *[("prompt", name) for name in (*ERRORS, *CUTS, *STALLS)],
-    *[("prompt, after it is queued", name) for name in (*ERRORS, *CUTS, *STALLS)],
-    *[("view", name) for name in (*ERRORS, *CUTS, *STALLS)],
-    *[("ws", name) for name in (*ERRORS, "hang up", "silence", *LIES)],
+    *[("look", name) for name in (*ERRORS, *RAW, *CUTS, *STALLS, *LIES, *QUEUES)],
+    *[("result", name) for name in ("404", "500", *CUTS, "silence", "no json", "null", "list", "deep", *HISTORIES)],
+    *[("prompt", name) for name in (*ERRORS, *CUTS, "silence")],
+    *[("prompt, after it is queued", name) for name in (*ERRORS, *CUTS, "silence")],
+    *[("view", name) for name in (*ERRORS, *RAW, *CUTS, *STALLS)],
+    *[("ws", name) for name in ("302", "404", "500", "hang up", "silence", "html", "random")],
 ]
 
 
 @pytest.mark.parametrize(("where", "name"), BROKEN)
 def test_a_broken_server_costs_no_row_and_makes_none_twice(tmp_path, generate, where, name):
-    fault = (ERRORS | CUTS | STALLS | LIES | QUEUES | HISTORIES)[name]
+    fault = (ERRORS | RAW | CUTS | STALLS | LIES | QUEUES | HISTORIES)[name]
     endpoint, _, queued = where.partition(",")
     with FakeComfy(CLIP, **{endpoint: after(fault) if queued else fault}) as fake:
-        code, said = generate(fake, **{"answer": 0.1} if name in STALLS else {})
+        code, said = generate(fake, **{"answer": 0.1, "row": 1} if name in STALLS else {})
         if not queued or code:  # where the prompt is queued, its queue tells as well as the answer
             assert code == 1
             assert set(settings(tmp_path / "out")) <= {"0001.queued", "0002.queued"}
