@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -95,6 +96,12 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
 
 
 def program(main: Callable[[], int]) -> NoReturn:
-    """Run a command line as the whole process: SIGTERM ends it like Ctrl-C, so nothing half-written stays behind."""
+    """Run a command line as the whole process.
+
+    SIGTERM ends it like Ctrl-C, so that nothing half-written stays behind, and every name can be printed.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())
