@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import shown
+
 CONFIG_FIELD = "comfy.gguf.ovi_config"  # metadata that safetensors files have as `ovi_config`
 _LOADER = "UnetLoaderGGUF"
 _PACKED = "ovi_packed"  # attribute of an empty weight: the quantised one
@@ -24,13 +26,13 @@ def is_gguf(path: str) -> bool:
 
 def pack(path: str) -> Any:
     """Return ComfyUI-GGUF's module of nodes. Raises ValueError where it is not installed; `path` needs it."""
-    import nodes  # ComfyUI's, and only here: the tests of other modules run without it
+    import nodes  # ComfyUI's; here, so that everything but GGUF does without it
 
     loader = nodes.NODE_CLASS_MAPPINGS.get(_LOADER)
     if loader is None:
         raise ValueError(
-            f"{path} is a GGUF file, which needs the pack ComfyUI-GGUF (github.com/city96/ComfyUI-GGUF): install it, "
-            "or take a safetensors file; fp8 is as small as Q8, nvfp4 as Q4."
+            f"{shown(path)} is a GGUF file, which needs the pack ComfyUI-GGUF (github.com/city96/ComfyUI-GGUF): "
+            "install it, or take a safetensors file; fp8 is as small as Q8, nvfp4 as Q4."
         )
     return sys.modules[loader.__module__]
 
@@ -51,8 +53,8 @@ def read(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         sd = {key: _prepared(key, tensor, gguf.dequantize) for key, tensor in tensors.items()}
     except Exception as error:  # damaged files raise anything
         raise ValueError(
-            f"{path} cannot be read by ComfyUI-GGUF ({' '.join(str(error).split())}): it is damaged or of another "
-            "model; download it again, or take a safetensors file of Ovi."
+            f"{shown(path)} cannot be read by ComfyUI-GGUF ({shown(error)}): it is damaged or of another model; "
+            "download it again, or take a safetensors file of Ovi."
         ) from error
     return sd, metadata
 

@@ -132,8 +132,19 @@ def test_a_file_that_the_pack_cannot_read(comfy, monkeypatch, load):
 
 
 def test_another_format_beside_gguf_is_refused(comfy, monkeypatch, load, weights, write):
-    """A dtype for the weights, or a second tower that is quantised in ComfyUI's own way."""
+    """A dtype for the weights, and a second tower that is quantised in ComfyUI's own way."""
     install(comfy, monkeypatch)
-    name = write("q8.gguf", weights, gguf_pack.Q8_0)
     with pytest.raises(ValueError, match="GGUF file keep their format: set 'weight_dtype' to default"):
-        load(name, "fp8_e4m3fn")
+        load(write("q8.gguf", weights, gguf_pack.Q8_0), "fp8_e4m3fn")
+    video = {key: tensor for key, tensor in weights.items() if key.startswith("video_model.")}
+    audio = {key: weights[key] for key in weights.keys() - video.keys()}
+    layer = "audio_model.blocks.0.self_attn.q"
+    scaled = {
+        f"{layer}.weight": audio[f"{layer}.weight"].to(torch.float8_e4m3fn),
+        f"{layer}.weight_scale": torch.ones(()),
+    }
+    path = comfy.models / "diffusion_models" / "scaled.safetensors"
+    save_file(audio | scaled, path, golden_model.metadata())
+    with pytest.raises(ValueError, match=r"GGUF file keep their format.*one that is not quantised"):
+        load(write("video.gguf", video, gguf_pack.Q8_0), second=path.name)
+    path.unlink()

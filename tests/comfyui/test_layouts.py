@@ -267,11 +267,6 @@ def test_what_core_saves(comfy, load, x, tmp_path, name):
     assert error(run(again, x), run(model, x)) < 1e-6
 
 
-def test_gguf_is_refused(comfy):
-    with pytest.raises(ValueError, match="is a GGUF file, which only the pack ComfyUI-GGUF reads"):
-        comfy.module("ovi.native").load(["ovi-Q4_K_M.gguf"])
-
-
 def test_a_format_that_this_comfyui_does_not_know(load):
     """As an older one with a newer file."""
     layer = "video_model.blocks.0.ffn.0"
