@@ -162,6 +162,7 @@ def bad(tmp_path, files):
     (tmp_path / "model").write_bytes(whole)
     (tmp_path / "link").symlink_to("model")
     (tmp_path / "left.part").touch()
+    (tmp_path / "folder").mkdir()
     torch.save([1, 2], tmp_path / "list")
     torch.save({"data_mean": Hostile(tmp_path / "hacked")}, tmp_path / "code")
     return tmp_path
@@ -180,6 +181,8 @@ def bad(tmp_path, files):
         ("merge video video out", "Both files hold an Ovi video tower"),
         ("split video a b", "no audio tower"),
         ("split incomplete a b", "has no tensor audio_model.head.head.bias"),
+        ("split model a folder", "folder is a folder; give the name of a file"),
+        ("split model video folder --force", "folder is a folder; give the name of a file"),
         ("split model a video", "video exists; choose another name"),
         ("split model a left", "left.part exists; choose another name"),
         ("split model a a", "a is given twice"),
