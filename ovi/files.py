@@ -45,7 +45,10 @@ MAX_HEADER = 2**24  # bytes of a safetensors header; Ovi's has half a million
 MAX_NAME = 500  # characters of a tensor's name
 MAX_DIMENSIONS = 8
 MAX_ELEMENTS = 2**48  # of a tensor's dimensions that are not 0
-MAX_EXPANDED = 2**28  # bytes of a tensor in a PyTorch file that repeats what is stored
+MAX_EXPANDED = 2**28  # bytes by which the tensors of a PyTorch file may exceed what is stored, by repeating it
+MAX_NESTING = 4  # of mappings in a PyTorch file, around its tensors
+MAX_PICKLE = 2**24  # bytes of the pickle in a PyTorch file, which names its tensors
+PARTS = ("state_dict", "generator", "model", "module")  # of a PyTorch file: where the tensors are
 
 _FORMATS = (  # by their first bytes
     (b"GGUF", "a GGUF file"),
@@ -156,13 +159,16 @@ def read_tensors(path: Path, source: str = "") -> dict[str, Tensor]:
 
 
 def state_dict(loaded: Any) -> Any:
-    """Return the part of a PyTorch file that holds its tensors by name, where ComfyUI and vocoders expect it."""
-    for key in ("state_dict", "generator"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if isinstance(loaded, Mapping) and len(loaded) == 1:
-        (only,) = loaded.values()
-        return state_dict(only) if isinstance(only, Mapping) else loaded
+    """Return the part of a PyTorch file that holds its tensors by name, where ComfyUI, vocoders and trainers put it."""
+    for _ in range(MAX_NESTING):  # a mapping may hold itself
+        if not isinstance(loaded, Mapping):
+            break
+        keys = [key for key in PARTS if isinstance(loaded.get(key), Mapping)] or (
+            list(loaded) if len(loaded) == 1 else []
+        )
+        if not keys or not isinstance(loaded[keys[0]], Mapping):
+            break
+        loaded = loaded[keys[0]]
     return loaded
 
 
@@ -296,6 +302,7 @@ def _load_pytorch(path: Path, source: str) -> dict[str, Tensor]:
     zipped = zipfile.is_zipfile(path)
     if zipped:
         _check_zip(path, source)
+    _check_pickle(path, source, zipped=zipped)
     mapped = zipped and path.suffix.lower() != ".safetensors"  # torch reads what is called so as safetensors
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
@@ -311,16 +318,33 @@ def _load_pytorch(path: Path, source: str) -> dict[str, Tensor]:
     tensors = state_dict(loaded)
     if not isinstance(tensors, dict):
         raise _refusal(path, f"holds a value of type {type(tensors).__name__}, but tensors by name are needed", source)
+    expanded = 0
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             what = f"holds a value of type {type(tensor).__name__} as {shown(name, 60)!r}, where only tensors belong"
             raise _refusal(path, what, source)
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not plain or tensor.nbytes > max(tensor.untyped_storage().nbytes(), MAX_EXPANDED):
+        special = tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided
+        if special or tensor.device.type != "cpu":
             raise _refusal(path, f"holds no plain numbers as {shown(name, 60)!r}", source)
+        expanded += max(0, tensor.nbytes - tensor.untyped_storage().nbytes())
+    if expanded > MAX_EXPANDED:
+        raise _refusal(path, "repeats stored numbers to a size that no model has", source)
     known = {*NAMES, torch.float8_e8m0fnu}
     _check_tensors(path, ((k, t.shape, str(t.dtype), t.dtype in known) for k, t in tensors.items()), source)
     return tensors
+
+
+def _check_pickle(path: Path, source: str, *, zipped: bool) -> None:
+    """Refuse a pickle that makes bytes of a size that it names, which even torch's safe unpickler allocates."""
+    with path.open("rb") as file:
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                pickle = archive.open(name).read(MAX_PICKLE)
+        else:
+            pickle = file.read(MAX_PICKLE)
+    if b"bytearray" in pickle:
+        raise _refusal(path, "holds bytes in place of tensors", source)
 
 
 def _check_zip(path: Path, source: str) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .sampling import SHIFT
 
+MAX_BATCH = 4096  # samples, all of which are in memory at once
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
 
 
@@ -66,7 +67,7 @@ class Settings:
                 lambda value: 0 <= value < math.inf,
             ),
             "from 0 to 1": (("cooldown", "ema", "text_dropout", "first_frame", "split"), lambda value: 0 <= value <= 1),
-            "at least 1": (("batch",), lambda value: value >= 1),
+            f"from 1 to {MAX_BATCH}": (("batch",), lambda value: 1 <= value <= MAX_BATCH),
             "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
         }
         for needed, (names, fits) in checks.items():

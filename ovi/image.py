@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .media import check_finite
+from .media import FLOATS, check_finite
 
 Fit = Literal["crop", "stretch", "pad", "refuse"]
 FITS: tuple[Fit, ...] = get_args(Fit)
@@ -22,7 +23,8 @@ def check_images(images: Any, what: str) -> None:
         not isinstance(images, Tensor)
         or images.ndim != 4
         or images.shape[-1] not in (3, 4)
-        or not images.is_floating_point()
+        or images.dtype not in FLOATS
+        or images.layout != torch.strided
     ):
         raise ValueError(
             f"The {what} must be [batch, height, width, 3 or 4 channels] of floating point, 0 to 1, got {got}; check "

@@ -26,6 +26,8 @@ SAMPLE_RATES = (1000, 1_000_000)  # Hz, lowest and highest: beyond those of any 
 LARGEST_TERM = 1280  # of a ratio that torchaudio gets: common rates need no larger one (384 to 44.1 kHz is 1280:147)
 ZERO_CROSSINGS, ROLLOFF = 6, 0.99  # torchaudio's defaults
 BLOCK = 2**20  # numbers
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LOUDEST = 1e6  # of a waveform, which is meant to lie within -1 and 1: beyond it, sums overflow sooner or later
 AUDIBLE_GAP = 0.1  # seconds; the halves of an Ovi latent differ by 0.03 at most
 
 
@@ -112,13 +114,15 @@ def recording(audio: Any, what: str = "audio") -> tuple[Tensor, int]:
         )
     if len(waveform) != 1:
         raise ValueError(f"The {what} must be one recording, got a batch of {len(waveform)}.")
-    if not waveform.is_floating_point():
+    if waveform.dtype not in FLOATS or waveform.layout != torch.strided:
         raise ValueError(
-            f"The {what} has a waveform of {waveform.dtype}, but needs floating point, -1 to 1; load it with 'Load "
-            "Audio'."
+            f"The {what} has a waveform of {waveform.dtype}, but needs 16 to 64 bits of floating point, -1 to 1; load "
+            "it with 'Load Audio'."
         )
     rate = sample_rate(audio, what)
     check_finite(waveform, what)
+    if waveform.numel() and max(-waveform.amin(), waveform.amax()) > LOUDEST:
+        raise ValueError(f"The {what} has samples beyond {LOUDEST:g}, but needs -1 to 1; check what it comes from.")
     return waveform[0], rate
 
 

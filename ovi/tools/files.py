@@ -86,7 +86,10 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         problem = f"The Python package {package} is missing; run this with ComfyUI's Python, or install the package."
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        named = error.filename is not None and error.strerror is not None
+        problem = f"{error.filename}: {error.strerror}." if named else str(error)
+    except ValueError as error:
         problem = str(error)
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")

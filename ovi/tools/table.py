@@ -71,7 +71,7 @@ def load(path: Path) -> Prompt:
     """Return a workflow in API form, from its JSON file or from an mp4 that ComfyUI saved; ValueError for others."""
     try:
         text = _metadata(path) if path.suffix.lower() == ".mp4" else _read(path).decode("utf-8-sig")
-        prompt = json.loads(text, parse_constant=_refuse)
+        prompt = copy.deepcopy(json.loads(text, parse_constant=_refuse, parse_float=_finite))  # each row needs a copy
         kinds = [(type(node["class_type"]), type(node["inputs"])) for node in prompt.values()]
         if kinds and set(kinds) == {(str, dict)}:
             return dict(prompt)
@@ -82,6 +82,10 @@ def load(path: Path) -> Prompt:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(number: str) -> float:
+    return float(number) if math.isfinite(float(number)) else _refuse(number)
 
 
 def _metadata(clip: Path) -> str:

@@ -275,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
             )
         model, metadata = load(args.model)
+        if args.rank > model.config.dim:
+            raise ValueError(f"--rank is {args.rank}, but the model's layers are {model.config.dim} wide.")
         folder = Folder(args.clips, model.config)
         check_paths([*args.model, *folder.paths], [args.out, state], force=True)
         model.to(args.device, weight_dtype(model, float32=args.float32 or not args.rank))

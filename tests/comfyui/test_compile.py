@@ -28,7 +28,8 @@ def test_blocks_share_one_graph():
         latents = torch.randn(1, 48, 4, 6, 8), torch.randn(1, 20, 21)
         text = torch.randn(1, 20, 64)
         (video, video_stream), (audio, audio_stream) = (
-            tower.embed(latent, torch.tensor([time]), text) for tower, latent in zip(towers, latents, strict=True)
+            tower.embed(latent, torch.tensor([time]), tower.embed_text(text, text.dtype))
+            for tower, latent in zip(towers, latents, strict=True)
         )
         for pair in zip(*(tower.blocks for tower in towers), strict=True):
             expected = fuse(pair, video, audio, (video_stream, audio_stream), {})

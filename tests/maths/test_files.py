@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import tracemalloc
 import zipfile
 
@@ -67,7 +68,7 @@ REFUSED = {
     "holds a value of type list": pytorch([1, 2]),
     "holds a value of type int": pytorch(3),
     "holds a value of type Tensor": pytorch(torch.ones(2)),
-    "holds a value of type dict as 'model'": pytorch({"model": ONE, "optimizer": {"lr": 1}}),
+    "holds a value of type dict as 'network'": pytorch({"network": ONE, "optimizer": {"lr": 1}}),
     "holds a value of type float as 'alpha'": pytorch({"a": torch.ones(2), "alpha": 3.0}),
     "holds no tensors": pytorch({}),
     "names a tensor '1'": pytorch({1: torch.ones(2)}),
@@ -75,7 +76,7 @@ REFUSED = {
     "has a tensor a of type torch.complex64": pytorch({"a": torch.ones(2, dtype=torch.complex64)}),
     "has a tensor a of type U32": save({"a": torch.ones(2, dtype=torch.uint32)}),
     "holds no plain numbers as 'a'": pytorch({"a": torch.eye(3).to_sparse()}),
-    "holds no plain numbers as 'a' ": pytorch({"a": torch.ones(1).expand(10**9, 10**9)}),
+    "repeats stored numbers to a size": pytorch({"a": torch.ones(1).expand(10**9, 10**9)}),
 }
 
 
@@ -235,3 +236,43 @@ def test_json_of_a_file():
     ):
         with pytest.raises(ValueError, match=problem):
             files.read_json(text, 6000)
+
+
+def nested_in_itself():
+    whole = {}
+    whole["state_dict"] = whole
+    return whole
+
+
+def bytes_of_a_size(size):
+    """The pickle of `bytearray(size)`, 30 bytes long: torch's safe unpickler allocates what it names."""
+    return b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + struct.pack("<q", size) + b"\x85R."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pytorch(nested_in_itself()), "as 'state_dict', where only tensors belong"),
+        (pytorch({"a": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}), "holds no plain numbers as 'a'"),
+        (pytorch({f"a{i}": torch.zeros(1).expand(2**24) for i in range(8)}), "repeats stored numbers to a size"),
+        (bytes_of_a_size(3 * 10**9), "holds bytes in place of tensors"),
+    ],
+)
+def test_pickles_that_claim_more_than_they_hold(tmp_path, content, message):
+    """Refused in one sentence, without the memory that they ask for."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message) as refusal:
+        files.check(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "\n" not in str(refusal.value)
+    assert peak < 2**26
+
+
+@pytest.mark.parametrize("part", ["model", "module", "state_dict"])
+def test_the_part_of_a_training_checkpoint_that_holds_the_model_is_read(tmp_path, part):
+    path = tmp_path / "model.pt"
+    torch.save({part: ONE, "epoch": 3}, path)
+    assert files.read_tensors(path).keys() == ONE.keys()

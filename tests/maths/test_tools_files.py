@@ -65,6 +65,11 @@ def test_paths_are_refused_before_work_begins(tmp_path, inputs, outputs, message
     [
         (ValueError("bad input"), 2, "bad input\n"),
         (OSError("no space left"), 2, "no space left\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "prompts.csv"),
+            2,
+            "prompts.csv: No such file or directory.\n",
+        ),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (ModuleNotFoundError(name="ray.data"), 2, "The Python package ray is missing"),
     ],

@@ -382,7 +382,9 @@ def test_a_wrong_clip_is_refused_before_training(folder, capsys, tensors, messag
     ("options", "message"),
     [
         ("--save-every 0", "--save-every is 0, but must be at least 1"),
-        ("--batch 0", "The setting batch is 0, but must be at least 1"),
+        ("--batch 0", "The setting batch is 0, but must be from 1 to 4096"),
+        ("--batch 1000000000", "The setting batch is 1000000000"),
+        ("--rank 1000000000", "--rank is 1000000000, but the model's layers are 96 wide"),
         ("--rank -1", "--rank is -1, but must be at least 0"),
         ("--steps -3", "--steps is -3, but must be at least 1"),
         ("--lr nan", "The setting lr is nan, but must be a positive number"),
