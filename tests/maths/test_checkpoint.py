@@ -39,8 +39,8 @@ def test_published_keys_stay():
         (one("model.diffusion_model.blocks.0.self_attn.norm_q.weight"), "a Wan video model without Ovi's audio"),
         (one("encoder.conv1.weight", "decoder.conv1.weight"), "a Wan video VAE"),
         (one("shared.weight"), "a UMT5 text encoder"),
-        (one("something.else"), r"no model that is known here \(its first tensor is something.else\)"),
-        ({}, "no model that is known here"),
+        (one("something.else"), r"an unknown model \(its first tensor is something.else\)"),
+        ({}, "an unknown model"),
     ],
 )
 def test_not_ovi(sd, what):
