@@ -21,9 +21,15 @@ _VERBS = (
     "mumbles|mumbled|exclaims|exclaimed|adds|added|continues|continued|sings|sang|sagt|fragt|ruft|dit|dice|diz|говорит)"
 )
 _SAYS = re.compile(rf"{_VERBS}(?:\s+\S+){{0,3}}$|[说說问問喊]$")  # at the end of who speaks
-_SAYS_COMMA = re.compile(rf"[^:：,，]*(?:{_VERBS}|[说說问問喊])\s*[,，]")
+_SAYS_COMMA = re.compile(rf"(?:[^:：,，]|(?<=\d)[:：](?=\d))*(?:{_VERBS}|[说說问問喊])\s*[,，]")
 _OPENING, _CLOSING = "\"“„”«「『'‘", "\"”“»」』'’"
 _QUOTED = re.compile(r'([^"“„”«»「」『』]*)["“„”«「『]([^"“„”«»「」『』]+)["”“»」』]\s*[.]?')
+_COLON = re.compile(r"[:：](?!//|(?<=\d[:：])\d)")  # after a speaker: neither in 10:30 nor in http://
+_TIME = r"(?:\d{1,2}:)?\d{1,2}:\d{2}(?:[.,:;]\d{1,3})?(?!\w)"
+_SPAN = rf"{_TIME}(?:\s*(?:-->|[-–—])\s*{_TIME})?"
+_LEADING_TIME = re.compile(rf"\s*(?:\[{_SPAN}\]|\({_SPAN}\)|{_SPAN})[\s:：,，–—-]*")
+_CUE = re.compile(rf"^(?:[^\S\n]*\d+[^\S\n]*\n)?[^\S\n]*{_TIME}[^\S\n]*-->[^\S\n]*{_TIME}[^\S\n]*$", re.MULTILINE)
+_STARS = re.compile(r"\s*(?:[-–•*]\s+)?(\*{1,3})(?=[^\s*])([^*]+)\1")  # Markdown at the beginning of a line
 
 
 class _Turn(NamedTuple):
@@ -48,6 +54,9 @@ def read(scene: str, speech: str, sound: str, style: str) -> Reading:
     if heard:
         notes.append("The description of the audio in the scene was put at the end of the prompt")
     said = []
+    speech, cues = _CUE.subn("", speech)
+    if cues:
+        notes.append("The time codes of subtitles in the speech were left out")
     for line in _lines(speech):
         turn = _read_turn(line)
         said.append(turn.text)
@@ -65,7 +74,7 @@ def _without_audio(text: str, part: str) -> tuple[str, list[str]]:
     """Take the descriptions of the audio out of a text whose tags were read; return the rest, and them."""
     seen, heard, at = [], [], 0
     speaking, opened = False, ""
-    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", text):
+    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", tags.without_quoted_labels(text)):
         if speaking and tag[0] in (AUDIO, END_AUDIO):
             raise ValueError(
                 f"A description of the audio stands between <S> and <E> in the {part}: write it after <E>."
@@ -94,7 +103,7 @@ def _lines(speech: str) -> list[str]:
     speaking = 0
     for line in filter(str.strip, speech.splitlines()):
         found = tags.find(line)
-        begins = any(tag.kind != END_SPEECH for tag in found) or re.search("[:：]", line) or _SAYS_COMMA.match(line)
+        begins = any(tag.kind != END_SPEECH for tag in found) or _COLON.search(line) or _SAYS_COMMA.match(line)
         if speaking and not begins:
             lines[-1].append(line)
         else:
@@ -107,7 +116,13 @@ def _lines(speech: str) -> list[str]:
 
 
 def _read_turn(line: str) -> _Turn:
-    closed = _close(line)
+    plain_line = line
+    for pattern, kept in ((_STARS, r"\2"), (_LEADING_TIME, ""), (_STARS, r"\2")):
+        if match := pattern.match(plain_line):
+            plain_line = match.expand(kept) + plain_line[match.end() :]
+    if not plain_line:
+        return _Turn("", [], [f"{quoted(line)} in the speech was left out: it is a time code"])
+    closed = _close(plain_line)
     reading = tags.read(closed, part=True)
     text, heard = _without_audio(reading.text, "speech")
     notes = list(reading.notes)
@@ -154,7 +169,7 @@ def _turn(line: str, written: str) -> tuple[str, bool]:
         if who.strip(":：,， ") and words:
             return (f"{_says(who)} {SPEECH}{rest}", False) if who[-1] in ":：" else (line, True)
         raise _no_turn(written)
-    if (match := _QUOTED.fullmatch(line)) and not re.search("[:：]", match[1].rstrip()[:-1]):
+    if (match := _QUOTED.fullmatch(line)) and not _COLON.search(match[1].rstrip()[:-1]):
         who, words = match[1].strip(), match[2].strip()
         if who and words and (who[-1] in ":：,，" or _SAYS.search(who)):
             return f"{_says(who)} {SPEECH}{words}{END_SPEECH}", False
@@ -162,16 +177,12 @@ def _turn(line: str, written: str) -> tuple[str, bool]:
         who, words = match[0], line[match.end() :].strip()
         if words:
             return f"{_says(who)} {SPEECH}{_unquoted(words)}{END_SPEECH}", False
-    who, _, words = (part.strip() for part in line.replace("：", ":", 1 if _wide_first(line) else 0).partition(":"))
+    colon = _COLON.search(line)
+    who, words = (line[: colon.start()].strip(), line[colon.end() :].strip()) if colon else ("", "")
     if not who or not words:
         raise _no_turn(written)
     bare = _unquoted(words)
     return f"{_says(who + ':')} {SPEECH}{bare}{END_SPEECH}", bare == words and not _SAYS.search(who)
-
-
-def _wide_first(line: str) -> bool:
-    wide, narrow = line.find("："), line.find(":")
-    return wide >= 0 and (narrow < 0 or wide < narrow)
 
 
 def _no_turn(line: str) -> ValueError:

@@ -51,13 +51,14 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
     """
     check_characters(text)
     if style == AS_WRITTEN:
-        tags.check_closed(text)
+        tags.check_closed(_unescaped(text))
         return FormattedPrompt(text, ())
     text, notes, _ = tags.read(text)
     if VARIANTS[style].audio_tag == "AUDCAP":
         found, wanted, formatted = "Audio: …", "<AUDCAP>…<ENDAUDCAP>", _in_tags(text)
     else:
         found, wanted, formatted = "<AUDCAP>…<ENDAUDCAP>", "Audio: …", _after_label(text)
+    tags.check_closed(_unescaped(formatted))
     if formatted != text:
         notes = (*notes, f'"{found}" was rewritten as "{wanted}", the form that {style} was trained on.')
     return FormattedPrompt(formatted, notes)
@@ -66,7 +67,7 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
 def _in_tags(text: str) -> str:
     """Replace the first "Audio:" outside of speech and descriptions: the rest of the text is the description."""
     opened = ""
-    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", text):
+    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", tags.without_quoted_labels(text)):
         if not opened and tag[0] == tags.LABEL:
             return f"{text[: tag.start()]}<AUDCAP>{text[tag.end() :].lstrip()}<ENDAUDCAP>"
         if not opened and tag[0] in _CLOSED_BY:
@@ -89,11 +90,12 @@ def doubts(text: str, style: str) -> tuple[str, ...]:
     """Name the tags of a prompt that `format_prompt` does not read, or that stand where Ovi does not expect them."""
     if style != AS_WRITTEN:
         return tags.read(text).doubts
-    return tags.few(
+    unknown = [
         f'{quoted(tag.written)} stays as written: Ovi knows "{tag.kind}"'
         for tag in tags.find(text)
         if tag.written != tag.kind
-    )
+    ]
+    return tags.few([*unknown, *tags.empty(text)])
 
 
 def compose(scene: str, speech: str, sound: str, style: str) -> str:
@@ -119,10 +121,14 @@ def clean(text: str) -> str:
     The Ovi release also runs ftfy, which repairs wrongly decoded text; this does not.
     """
     check_characters(text)
+    words = _unescaped(text).translate(_STRAIGHT_QUOTES).split()
+    return " ".join("".join(_composed(word)) for word in words)
+
+
+def _unescaped(text: str) -> str:
     for _ in range(2):  # Python converts no number of over 4300 digits; none of 7 or more is a character
         text = html.unescape(_HUGE_NUMBER.sub("\ufffd", text))
-    words = text.translate(_STRAIGHT_QUOTES).split()
-    return " ".join("".join(_composed(word)) for word in words)
+    return text
 
 
 def _composed(word: str) -> Iterator[str]:

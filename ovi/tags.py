@@ -24,15 +24,22 @@ UNSURE = "?"  # written almost like a tag
 _NOTES = 6  # shown at most
 
 _TAG = re.compile(
-    r"""(?: \\? (?: (?P<double> [<＜‹⟨] (?=[<＜‹⟨]) )? [<＜‹⟨] | &(?:amp;)?lt; | (?P<square> [\[［【«《〈] ) )
+    r"""(?: \\? (?: (?P<double> [<＜‹⟨] (?=[<＜‹⟨]) )? [<＜‹⟨] | &(?:amp;)?(?i:lt|\#0*60|\#x0*3c);
+                  | (?P<square> [\[［【«《〈] ) )
             (?P<name> [^<>＜＞‹›⟨⟩\[\]［］【】«»《》〈〉&\n]{1,24}? )
-            \\? (?: [>＞›⟩] (?(double)[>＞›⟩]) | &(?:amp;)?gt; | [\]］】»》〉] ) )
+            \\? (?: [>＞›⟩] (?(double)[>＞›⟩]) | &(?:amp;)?(?i:gt|\#0*62|\#x0*3e); | [\]］】»》〉] ) )
       | (?P<half> [<＜\[] [ ]? (?i: [/\\]? (?:END)? [ _-]? AUDCAP ) \b | \b (?i: (?:END)? [ _-]? AUDCAP ) [>＞\]]
                 | [<＜] [ ]? (?i: E | [/\\] [ ]? [SE] ) [ ]? $ )
-      | (?P<label> Audio: | \b (?i:Audio) [ ]? [:：] )""",
+      | (?P<label> Audio: | \b (?i:Audio) [ ]? [:：]
+                 | (?P<stars> \*{1,3} ) (?i:Audio) [ ]? (?: [:：] [ ]? (?P=stars) | (?P=stars) [ ]? [:：] ) )""",
     re.VERBOSE | re.MULTILINE,
 )
 _SPACE = re.compile(r"\s*")
+_QUOTATION = re.compile(r'"[^"\n]*"|“[^“”\n]*”|„[^„“”\n]*[“”]|«[^«»\n]*»|「[^「」\n]*」')
+_EMPTY = {
+    re.compile(r"<S>\s*<E>"): "There are no words between <S> and <E>: write <S>words<E>",
+    re.compile(r"<AUDCAP>\s*<ENDAUDCAP>|Audio:\s*\Z"): "The description of the audio is empty: write one or delete it",
+}
 _LOOKALIKES = str.maketrans("АСРЕЅΑΡΕасреѕ\\", "ACPESAPEACPES/")  # Cyrillic and Greek
 
 
@@ -48,10 +55,10 @@ def _misspellings(name: str) -> set[str]:
 
 
 def _names() -> dict[str, str]:
-    """Return the kind of tag by what stands between the brackets: capitals, without spaces, hyphens and underscores."""
+    """Return the kind of tag by what stands between the brackets: capitals, without spaces and any of "-_|"."""
     names = {"END": _END, "/": _END}
     for words, start, end in (
-        ({"S", "SPEECH"}, SPEECH, END_SPEECH),
+        ({"S", "SPEAK"} | _misspellings("SPEECH"), SPEECH, END_SPEECH),
         ({"AUDIO", "AUDIOCAP", "AUDCAPTION", "AUDIOCAPTION"} | _misspellings("AUDCAP"), AUDIO, END_AUDIO),
     ):
         for word in words:
@@ -117,13 +124,13 @@ def _kind(match: re.Match[str], text: str) -> str:
     if match["label"]:
         before = text[max(0, match.start() - 8) : match.start()].rstrip(" \t")
         begins = not before or before[-1] in "\n.!?…>。！？＞"
-        return LABEL if begins or written.startswith("Audio") else ""
+        return LABEL if begins or written.lstrip("*").startswith("Audio") else ""
     return _meant(match["name"] or written.strip("<＜[>＞]"))
 
 
 @lru_cache(maxsize=1024)
 def _meant(name: str) -> str:
-    plain = re.sub(r"[\s_-]", "", unicodedata.normalize("NFKC", name).translate(_LOOKALIKES).upper())
+    plain = re.sub(r"[\s_|-]", "", unicodedata.normalize("NFKC", name).translate(_LOOKALIKES).upper())
     return UNSURE if re.fullmatch(r"[SE]\d+", plain) else _NAMES.get(plain, "")
 
 
@@ -140,6 +147,19 @@ def read(text: str, part: bool = False) -> Reading:
     return reader.finish()
 
 
+def without_quoted_labels(text: str) -> str:
+    """Blank the colon of each "Audio:" in quotation marks where <AUDCAP>…<ENDAUDCAP> describes the audio."""
+    start = text.find(AUDIO)
+    if start < 0 or text.find(END_AUDIO, start) < 0:
+        return text
+    return _QUOTATION.sub(lambda m: m[0] if AUDIO in m[0] else re.sub("[:：]", " ", m[0]), text)
+
+
+def empty(text: str) -> list[str]:
+    """Return a doubt about speech without words, and one about a description of the audio without any."""
+    return [doubt for pattern, doubt in _EMPTY.items() if pattern.search(text)]
+
+
 def check_closed(text: str) -> None:
     """Raise ValueError where <S> has no <E> before the next <S>."""
     found = [tag for tag in find(text) if tag.written == tag.kind in (SPEECH, END_SPEECH)]
@@ -152,7 +172,7 @@ class _Reader:
     """Goes through the tags once, and decides for each what stands in its place."""
 
     def __init__(self, text: str, part: bool) -> None:
-        self.text, self.part, self.tags = text, part, find(text)
+        self.text, self.part, self.tags = text, part, find(without_quoted_labels(text))
         self.instead: dict[int, str] = {}  # by tag: what stands in its place, if not its right spelling
         self.speech: list[int] = []  # tags <S> that are open
         self.audio: int | None = None  # the tag that opened the description of the audio
@@ -320,7 +340,7 @@ class _Reader:
         if self.descriptions > 1:
             self.doubts.append(f"The prompt has {self.descriptions} descriptions of the audio: Ovi was trained on one")
         text = "".join([*pieces, self.text[at:], appended])
-        return Reading(text, few(notes), few(self.doubts))
+        return Reading(text, few(notes), few([*self.doubts, *empty(text)]))
 
 
 def _where(text: str, tags: list[Tag], index: int) -> str:

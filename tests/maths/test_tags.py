@@ -38,6 +38,11 @@ HALF = "\ud83d"  # of an emoji
         ("<<S>>", "<<E>>"),
         ("\\<S\\>", "\\<E\\>"),
         ("&lt;S&gt;", "&lt;E&gt;"),
+        ("&#60;S&#62;", "&amp;#x3C;E&#x3e;"),
+        ("<SPEACH>", "</SPEACH>"),
+        ("<SPEAK>", "</SPEAK>"),
+        ("<SPECH>", "<END_SPEECHH>"),
+        ("<|S|>", "<|E|>"),
         ("[S]", "[E]"),
         ("【S】", "【E】"),
     ],
@@ -83,9 +88,14 @@ def test_a_description_is_read_as_meant(first, last):
     assert doubts(written, AUDCAP) == ()
 
 
-@pytest.mark.parametrize("label", ["\naudio:", " AUDIO :", "\nAudio：", " Audio :"])
+@pytest.mark.parametrize(
+    "label", ["\naudio:", " AUDIO :", "\nAudio：", " Audio :", " **Audio:**", " **Audio**:", "\n*audio:*"]
+)
 def test_a_label_is_read_as_meant(label):
-    assert format_prompt(f"A room.{label} rain", AUDCAP).text.split() == ["A", "room.", "<AUDCAP>rain<ENDAUDCAP>"]
+    text, notes = format_prompt(f"A room.{label} rain", AUDCAP)
+    assert text.split() == ["A", "room.", "<AUDCAP>rain<ENDAUDCAP>"]
+    assert f'{quoted(label)} was read as "Audio:"' in notes
+    assert format_prompt(f"A room.{label} rain", LABEL).text.split() == ["A", "room.", "Audio:", "rain"]
 
 
 @pytest.mark.parametrize(
@@ -136,11 +146,34 @@ def test_other_text_is_never_altered(text, style):
         ("x <AUDCAP>rain <S>Hi<E><ENDAUDCAP>", "Speech stands in the description"),
         ("<S>Hi <AUDCAP>rain<ENDAUDCAP><E>", "A description of the audio stands between"),
         ("<AUDCAP>a<ENDAUDCAP> b <AUDCAP>c<ENDAUDCAP>", "The prompt has 2 descriptions"),
+        ("She says, <S> <E>", "There are no words between <S> and <E>"),
+        ("x <AUDCAP> <ENDAUDCAP>", "The description of the audio is empty"),
     ],
 )
 def test_what_is_not_certain_stays_and_is_named(text, doubt):
     assert format_prompt(text, AUDCAP) == (text, ())
     assert any(said.startswith(doubt) for said in doubts(text, AUDCAP))
+
+
+@pytest.mark.parametrize("style", STYLES[:3])
+def test_an_empty_label_is_named(style):
+    assert doubts("A room. Audio: ", style) == ("The description of the audio is empty: write one or delete it",)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("tag", ["&#60;S&#62;", "&lt;S&gt;", "&ltS&gt", "&#38;#60;S>", "<&#83;>"])
+def test_speech_that_is_unescaped_later_must_be_closed(tag, style):
+    with pytest.raises(ValueError, match="not closed"):
+        format_prompt(f"She says, {tag}Hi", style)
+
+
+def test_a_label_in_quotation_marks_is_text_beside_a_description():
+    text = 'A "Audio: x" label. <AUDCAP>y<ENDAUDCAP>'
+    assert format_prompt(text, AUDCAP) == (text, ())
+    assert doubts(text, AUDCAP) == ()
+    assert format_prompt(text, LABEL).text == 'A "Audio: x" label. Audio: y'
+    assert compose(text, "", "z", AUDCAP) == 'A "Audio: x" label.\n\n<AUDCAP>y z<ENDAUDCAP>'
+    assert format_prompt('"A room. Audio: <AUDCAP>y<ENDAUDCAP>"', AUDCAP).text == '"A room. <AUDCAP>y<ENDAUDCAP>"'
 
 
 def test_as_written_changes_nothing_and_names_what_ovi_does_not_know():
@@ -174,13 +207,36 @@ def test_as_written_changes_nothing_and_names_what_ovi_does_not_know():
         ("Anna: <S>Hi there,\nhow are you?<E>", "Anna says, <S>Hi there, how are you?<E>"),
         ("Anna: <S>Hi\nBen: Yo<E>", "Anna says, <S>Hi<E> Ben says, <S>Yo<E>"),
         ('Anna: she said "no" and "yes"', 'Anna says, <S>she said "no" and "yes"<E>'),
+        ("**Anna:** Hi", "Anna says, <S>Hi<E>"),
+        ("**Anna**: Hi", "Anna says, <S>Hi<E>"),
+        ("- **Anna:** Hi", "Anna says, <S>Hi<E>"),
+        ("*Anna:* Hi *there*", "Anna says, <S>Hi *there*<E>"),
+        ("**Anna** says, <S>Hi<E>", "Anna says, <S>Hi<E>"),
+        ("[00:01] Anna: Hi", "Anna says, <S>Hi<E>"),
+        ("00:01 Anna: Hi", "Anna says, <S>Hi<E>"),
+        ("(0:01 - 0:03) **Anna:** Hi", "Anna says, <S>Hi<E>"),
+        ("**[00:01] Anna:** Hi", "Anna says, <S>Hi<E>"),
+        ("At 10:30 Anna: Hi", "At 10:30 Anna says, <S>Hi<E>"),
+        ('At 10:30 Anna: "Hi"', "At 10:30 Anna says, <S>Hi<E>"),
+        ("At 10:30 Anna says, hi there", "At 10:30 Anna says, <S>hi there<E>"),
+        ("Anna: <S>It is\n10:30 now<E>", "Anna says, <S>It is 10:30 now<E>"),
+        ("[00:01]\nAnna: Hi", "Anna says, <S>Hi<E>"),
+        (
+            "1\r\n00:00:01,000 --> 00:00:02,000\r\nAnna: Hi\r\n\r\n2\n00:02.000 --> 00:03.000\nBen: 5",
+            "Anna says, <S>Hi<E> Ben says, <S>5<E>",
+        ),
     ],
 )
 def test_a_pasted_line_of_speech_is_taken_as_meant(speech, turn):
     assert compose("", speech, "", AUDCAP) == turn
 
 
-@pytest.mark.parametrize("speech", ["<S>Hi<E>", "Anna: <S><E>", "Anna: <E>", "Anna says:", '"Hi," says Anna', "Audio"])
+NO_SPEAKER = ["http://x.y", "It is 10:30", "10:30: Hi", "3"]
+
+
+@pytest.mark.parametrize(
+    "speech", ["<S>Hi<E>", "Anna: <S><E>", "Anna: <E>", "Anna says:", '"Hi," says Anna', "Audio", *NO_SPEAKER]
+)
 def test_a_line_without_speaker_or_words_is_refused(speech):
     with pytest.raises(ValueError, match=r"^The speech line .* has no speaker or no words"):
         compose("Rain.", speech, "", AUDCAP)
@@ -197,6 +253,7 @@ PASTED = "A woman says, <S>Hi<E> She smiles."
         (("<AUDCAP>wind<ENDAUDCAP> A room.", "Anna: Hi", "rain"), "A room. Anna says, <S>Hi<E>", "wind rain"),
         (("A room.", "", "Audio: rain"), "A room.", "rain"),
         (("A room.", "", "AUDIO: rain"), "A room.", "rain"),
+        (("A room.", "", "**Audio:** rain"), "A room.", "rain"),
         (("A room.", "", "<AUDCAP>rain<ENDAUDCAP>"), "A room.", "rain"),
         (("A room.", "", "<AUDCAP>rain"), "A room.", "rain"),
         (("", f"{PASTED} Audio: wind", "rain"), PASTED, "wind rain"),
@@ -273,6 +330,14 @@ speech_note("<S>" * n, 121)
 assert compose("", "Anna: " + "says " * n, "", STYLES[0]).startswith("Anna says, <S>says")
 clean("a" + "\u0301\u0327" * n)
 clean("&#1" * n)
+for text in ("&#0" * n, "&#" + "0" * n, "**Audio" * n, "*" * n, '"' * n, "“" * n, "«" * n):
+    format_prompt(text + "<AUDCAP>x<ENDAUDCAP>", STYLES[0])
+for text in ("1:1 " * n, "*a " * n, "1\\n" * n, "1:" * n, "1" * n, " " * n + "*", "(1:11 - " * n):
+    try:
+        compose("", text, "", STYLES[0])
+    except ValueError:
+        continue
+    raise AssertionError("a line without a speaker was read")
 print("done")
 """
 
