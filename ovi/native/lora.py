@@ -82,9 +82,8 @@ def _read(sd: Mapping[str, Any], model: ModelPatcher) -> tuple[dict[str, Any], d
     for weight, group in groups.items():
         left |= {key: UNREAD for key, _ in group.values()}
         _convert_bias(group)
-        scale = group.get(".dora_scale")
-        if scale and scale[1].ndim != weights[weight].ndim:  # on a square weight, ComfyUI would scale the wrong axis
-            left[group.pop(".dora_scale")[0]] = SIZE
+        if reason := _scale_obstacle(group, weights[weight].shape):
+            left[group.pop(".dora_scale")[0]] = reason
         try:
             of_group = comfy.lora.load_lora({f"x{end}": t for end, (_, t) in group.items()}, {"x": weight}, False)
         except KeyError:
@@ -135,6 +134,19 @@ def _convert_bias(group: Group) -> None:
             key, bias = group.pop(end)
             scale = group[".alpha"][1].item() / rank if ".alpha" in group else 1.0
             group[".diff_b"] = key, bias.float() * scale
+
+
+def _scale_obstacle(group: Group, shape: Size) -> str | None:
+    """Return why the DoRA scale of a weight of this shape is left out, None where it is not or there is none.
+
+    ComfyUI would scale the wrong axis by one of fewer dimensions, and each element by one as large as the weight.
+    """
+    if ".dora_scale" not in group:
+        return None
+    scale = group[".dora_scale"][1]
+    if not any(scale.shape == tuple(n if i == axis else 1 for i, n in enumerate(shape)) for axis in (0, 1)):
+        return SIZE
+    return ZERO if _peak(scale) == 0 else None
 
 
 def _parts(patch: Any, group: Group) -> Group:
@@ -192,7 +204,28 @@ def _applies(patch: Any, key: str, shape: Size) -> bool:
         except Exception:  # noqa: BLE001 - any kind: it would come while sampling
             return False
         # Adapters write in place, which PyTorch counts; one that pads makes a new weight first, which counts once.
-        return out.shape == shape and out._version > (out is not weight)
+        return out.shape == shape and out._version > (out is not weight) and _fits(patch, shape)
+
+
+def _fits(patch: Any, shape: Size) -> bool:
+    """Return whether a patch that ComfyUI applies is of this shape: ComfyUI reshapes any with as many elements."""
+    if isinstance(patch, tuple):
+        return patch[0] != "set" or patch[1][0].shape == shape
+    v, rows = patch.weights, shape[0]
+    if isinstance(patch, LoRAAdapter):
+        return v[0].shape[0] == rows
+    if isinstance(patch, LoHaAdapter):  # either half, for it broadcasts; of a Tucker decomposition, a is transposed
+        for a, b, core in ((v[0], v[1], v[5]), (v[3], v[4], v[6])):
+            kernel = 1 if core is None else core.shape[2:].numel()
+            if (a.shape[core is not None], b.shape[1] * kernel) != (rows, shape[1:].numel()):
+                return False
+    if isinstance(patch, LoKrAdapter):
+        w1 = v[3] if v[0] is None else v[0]
+        w2_rows = v[5].shape[v[7] is not None] if v[1] is None else v[1].shape[0]
+        return w1.ndim == 2 and w1.shape[0] * w2_rows == rows
+    if isinstance(patch, GLoRAAdapter):  # the product is b1 @ b2, in files of old b2 @ b1
+        return rows in (v[2].shape[0], v[3].shape[0])
+    return True
 
 
 def _meta(value: Any) -> Any:

@@ -379,6 +379,27 @@ LEFT = {  # parts beside whole pairs: which keys are named, why
         "all zeros or empty",
     ),
     "difference of another size": ({"diff": draw(96, 95)}, "not the size of Ovi's layer"),
+    "LoRA with as many elements": (
+        {"lora_B.weight": draw(192, 4), "lora_A.weight": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "LoHa with as many elements": (
+        {"hada_w1_a": draw(192, 4), "hada_w1_b": draw(4, 48), "hada_w2_a": draw(192, 4), "hada_w2_b": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "LoHa of a row and a column": (
+        {"hada_w1_a": draw(96, 4), "hada_w1_b": draw(4, 1), "hada_w2_a": draw(1, 4), "hada_w2_b": draw(4, 96)},
+        "not the size of Ovi's layer",
+    ),
+    "LoKr with as many elements": (
+        {"lokr_w1": draw(4, 1), "lokr_w2": draw(48, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "GLoRA with as many elements": (
+        {"a1.weight": A, "a2.weight": B, "b1.weight": draw(192, 4), "b2.weight": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "a column of a weight": ({"set_weight": draw(96, 1)}, "not the size of Ovi's layer"),
     "integers": ({"diff": torch.ones(96, 96, dtype=torch.int64)}, "of torch.int64, but a floating-point dtype"),
     "a number": ({"diff": 3}, "not a tensor but int"),
     "two alphas": ({"alpha": torch.ones(2)}, "not a single number"),
@@ -404,6 +425,8 @@ def test_what_changes_nothing_is_named(comfy, model, kind):
         ("lora_magnitude_vector", torch.ones(96), "PEFT's DoRA divides by another norm"),
         ("lora_magnitude_vector.default.weight", torch.ones(96), "PEFT's DoRA divides by another norm"),
         ("dora_scale", torch.ones(96), "not the size"),
+        ("dora_scale", torch.ones(96, 96), "not the size"),
+        ("dora_scale", torch.zeros(96, 1), "all zeros or empty"),
         ("lora_A.bias", torch.ones(4), "no part of a LoRA that ComfyUI reads"),
         ("lora_A.weight", DOWN, "no part of a LoRA that ComfyUI reads"),
         ("scale", torch.ones(1), "no part of a LoRA that ComfyUI reads"),
@@ -415,6 +438,15 @@ def test_an_unused_part_of_a_pair_is_named(comfy, model, end, tensor, reason):
     assert notes[0] == "Video tower: 1 weights, strength 1"
     assert notes[2].startswith(f"Not loaded: {Q}.{end} ({reason}")
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + UP @ DOWN)
+
+
+def test_swapped_layers_are_named(comfy, model):
+    """The two layers of a feed-forward have as many elements."""
+    ffn = {layer: pair for layer, pair in wan(WAN).items() if layer.startswith("blocks.0.ffn.")}
+    first, second = ffn.values()
+    sd = written(dict(zip(ffn, (second, first), strict=True)), "bare")
+    with pytest.raises(ValueError, match=r"^Nothing of this LoRA changes Ovi: .* and 3 more \(not the size"):
+        apply(comfy, model, sd)
 
 
 def test_one_of_two_patches_of_a_weight_is_named(comfy, model):
