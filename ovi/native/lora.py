@@ -14,7 +14,7 @@ from typing import Any
 import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+from comfy.weight_adapter import GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter, WeightAdapterBase
 from torch import Size, Tensor
 
 from ..checkpoint import AUDIO, VIDEO
@@ -24,6 +24,7 @@ from .model import Ovi
 
 NAMED = 10  # keys at most that the node names for one reason; the log names all
 SHOWN = 200  # characters at most of a key
+TINY, HUGE = 1e-12, 1e30  # a patch changes a weight by more than the one and less than the other
 NUMBERS = (".alpha", ".reshape_weight")  # parts of an adapter that it holds as numbers
 TWICE = "the file has another tensor for the same"
 UNREAD = "no part of a LoRA that ComfyUI reads"
@@ -43,7 +44,7 @@ def apply(
     """Return a clone of an Ovi MODEL with a LoRA on its towers, and notes on what was patched and what was not.
 
     Raises ValueError for a model that is not Ovi, for a LoRA of which nothing changes Ovi, and where one of its tensors
-    holds NaN or infinity.
+    holds NaN or infinity or makes a weight infinite.
     """
     if not isinstance(model.model, Ovi):
         raise ValueError(f"Load Ovi LoRA got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
@@ -146,7 +147,7 @@ def _scale_obstacle(group: Group, shape: Size) -> str | None:
     scale = group[".dora_scale"][1]
     if not any(scale.shape == tuple(n if i == axis else 1 for i, n in enumerate(shape)) for axis in (0, 1)):
         return SIZE
-    return ZERO if _peak(scale) == 0 else None
+    return ZERO if _peak(scale) < TINY else None
 
 
 def _parts(patch: Any, group: Group) -> Group:
@@ -172,19 +173,35 @@ def _obstacle(patch: Any, parts: Group, target: str, weights: Mapping[str, Tenso
     for end, (key, _) in parts.items():
         if not math.isfinite(peaks[end]):
             raise ValueError(f"{_shown(key)} of this LoRA holds NaN or infinity; the file is damaged: get it again.")
-    return ZERO if _idle(patch, peaks) else None
+    least, most = _bounds(patch, peaks)
+    if most >= HUGE:
+        key = parts[max(peaks, key=lambda end: peaks[end])][0]
+        raise ValueError(
+            f"{_shown(key)} of this LoRA is so large that it gives infinity; the file is damaged: get it again."
+        )
+    replaces = ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set")
+    return ZERO if least < TINY and not replaces else None
 
 
-def _idle(patch: Any, peaks: Mapping[str, float]) -> bool:
-    """Return whether a patch changes nothing, from the largest absolute value of each of its tensors."""
-    if ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set"):
-        return False
-    if isinstance(patch, GLoRAAdapter):  # weight @ a1 @ a2 + b1 @ b2
-        a1, a2, b1, b2 = (peaks[f".{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
-        return not (a1 and a2) and not (b1 and b2)
+def _bounds(patch: Any, peaks: Mapping[str, float]) -> tuple[float, float]:
+    """Return about how much a patch changes a weight, and the largest number on the way there.
+
+    Both come from the largest absolute value of each of its tensors. ComfyUI multiplies by alpha last.
+    """
+    sizes = {end: peak for end, peak in peaks.items() if end not in (*NUMBERS, ".dora_scale")}
+    alpha = peaks.get(".alpha", 1.0)
     if isinstance(patch, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):  # products of all their tensors
-        return not all(peaks.values())
-    return not any(peak for end, peak in peaks.items() if end not in NUMBERS)
+        size = math.prod(sizes.values())
+        if isinstance(patch, LoKrAdapter) and {".lokr_w1", ".lokr_w2"} <= sizes.keys():
+            alpha = 1.0  # not used without a rank
+    elif isinstance(patch, GLoRAAdapter):  # weight @ a1 @ a2 + b1 @ b2
+        a1, a2, b1, b2 = (sizes[f".{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+        size = max(a1 * a2, b1 * b2)
+    elif isinstance(patch, OFTAdapter):  # ComfyUI reads the scale beside its blocks, but does not use it
+        size, alpha = sizes[".oft_blocks"], alpha or 1.0  # alpha, a bound of their norm, is none where it is 0
+    else:
+        size, alpha = max(sizes.values()), 1.0
+    return min(size, size * alpha), max(size, size * alpha, peaks.get(".dora_scale", 0.0))
 
 
 def _applies(patch: Any, key: str, shape: Size) -> bool:

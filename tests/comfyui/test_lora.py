@@ -374,6 +374,18 @@ LEFT = {  # parts beside whole pairs: which keys are named, why
     "a whole weight": ({"weight": W}, "no part of a LoRA that ComfyUI reads"),
     "zeros": ({"lora_up.weight": 0 * UP, "lora_down.weight": DOWN}, "all zeros or empty"),
     "alpha 0": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 0}, "all zeros or empty"),
+    "nearly zeros": (
+        {"lora_up.weight": torch.full((96, 4), 1e-10), "lora_down.weight": torch.full((4, 96), 1e-10)},
+        "all zeros or empty",
+    ),
+    "product of zeros": (
+        {"lora_up.weight": torch.full((96, 4), 1e-30), "lora_down.weight": torch.full((4, 96), 1e-30), "alpha": 1e38},
+        "all zeros or empty",
+    ),
+    "alpha nearly 0": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 1e-45}, "all zeros or empty"),
+    "an OFT held to nothing": ({"oft_blocks": draw(8, 12, 12), "alpha": 1e-45}, "all zeros or empty"),
+    "an untrained OFT": ({"oft_blocks": 0 * draw(8, 12, 12), "rescale": torch.ones(96, 1)}, "all zeros or empty"),
+    "a tiny difference": ({"diff": torch.full((96, 96), 1e-30)}, "all zeros or empty"),
     "an untrained GLoRA": (
         {"a1.weight": A, "a2.weight": 0 * B, "b1.weight": C, "b2.weight": 0 * D},
         "all zeros or empty",
@@ -468,6 +480,36 @@ def test_a_damaged_lora_is_refused(comfy, model, value):
         load_lora(comfy, model, OTHER_PAIR | PAIR | {f"{Q}.lora_up.weight": damaged})
     with pytest.raises(ValueError, match=rf"^{Q}.alpha of this LoRA holds NaN"):
         apply(comfy, model, PAIR | {f"{Q}.alpha": value})
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (
+            {"lora_up.weight": torch.full((96, 4), 3e38), "lora_down.weight": torch.full((4, 96), 3e38)},
+            "lora_up.weight",
+        ),
+        ({"lora_up.weight": 1e20 * UP, "lora_down.weight": 1e20 * DOWN, "alpha": 1e-30}, "lora_"),
+        ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 3e38}, "alpha"),
+        ({"lora_up.weight": UP, "lora_down.weight": DOWN, "dora_scale": torch.full((96, 1), 3e38)}, "dora_scale"),
+        ({"oft_blocks": 1e32 * draw(8, 12, 12)}, "oft_blocks"),
+        ({"diff": torch.full((96, 96), 3e38)}, "diff"),
+        ({"set_weight": torch.full((96, 96), 3e38)}, "set_weight"),
+    ],
+)
+def test_a_lora_that_gives_infinity_is_refused(comfy, model, parts, named):
+    sentence = rf"^{Q}.{named}\S* of this LoRA is so large that it gives infinity; the file is damaged: get it again.$"
+    with pytest.raises(ValueError, match=sentence):
+        apply(comfy, model, OTHER_PAIR | {f"{Q}.{end}": value for end, value in parts.items()})
+
+
+def test_alpha_of_a_whole_lokr_is_not_used(comfy, model):
+    """ComfyUI divides alpha by a rank, which two whole factors do not have."""
+    w1, w2 = draw(8, 8), draw(12, 12)
+    sd = {f"{Q}.lokr_w1": w1, f"{Q}.lokr_w2": w2, f"{Q}.alpha": 0}
+    with_lora, notes = apply(comfy, model, sd)
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + torch.kron(w1, w2))
 
 
 @pytest.mark.parametrize("sd", [{"step": 3, **PAIR}, {7: 3, **PAIR}])
