@@ -14,7 +14,7 @@ from typing import Any
 import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.weight_adapter import GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
+from comfy.weight_adapter import GLoRAAdapter, LoHaAdapter, LoKrAdapter, LoRAAdapter, OFTAdapter, WeightAdapterBase
 from torch import Size, Tensor
 
 from ..checkpoint import AUDIO, VIDEO
@@ -24,6 +24,7 @@ from .model import Ovi
 
 NAMED = 10  # keys at most that the node names for one reason; the log names all
 SHOWN = 200  # characters at most of a key
+TINY, HUGE = 1e-12, 1e30  # a patch changes a weight by more than the one and less than the other
 NUMBERS = (".alpha", ".reshape_weight")  # parts of an adapter that it holds as numbers
 TWICE = "the file has another tensor for the same"
 UNREAD = "no part of a LoRA that ComfyUI reads"
@@ -43,7 +44,7 @@ def apply(
     """Return a clone of an Ovi MODEL with a LoRA on its towers, and notes on what was patched and what was not.
 
     Raises ValueError for a model that is not Ovi, for a LoRA of which nothing changes Ovi, and where one of its tensors
-    holds NaN or infinity.
+    holds NaN or infinity or makes a weight infinite.
     """
     if not isinstance(model.model, Ovi):
         raise ValueError(f"Load Ovi LoRA got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
@@ -82,9 +83,8 @@ def _read(sd: Mapping[str, Any], model: ModelPatcher) -> tuple[dict[str, Any], d
     for weight, group in groups.items():
         left |= {key: UNREAD for key, _ in group.values()}
         _convert_bias(group)
-        scale = group.get(".dora_scale")
-        if scale and scale[1].ndim != weights[weight].ndim:  # on a square weight, ComfyUI would scale the wrong axis
-            left[group.pop(".dora_scale")[0]] = SIZE
+        if reason := _scale_obstacle(group, weights[weight].shape):
+            left[group.pop(".dora_scale")[0]] = reason
         try:
             of_group = comfy.lora.load_lora({f"x{end}": t for end, (_, t) in group.items()}, {"x": weight}, False)
         except KeyError:
@@ -137,6 +137,19 @@ def _convert_bias(group: Group) -> None:
             group[".diff_b"] = key, bias.float() * scale
 
 
+def _scale_obstacle(group: Group, shape: Size) -> str | None:
+    """Return why the DoRA scale of a weight of this shape is left out, None where it is not or there is none.
+
+    ComfyUI would scale the wrong axis by one of fewer dimensions, and each element by one as large as the weight.
+    """
+    if ".dora_scale" not in group:
+        return None
+    scale = group[".dora_scale"][1]
+    if not any(scale.shape == tuple(n if i == axis else 1 for i, n in enumerate(shape)) for axis in (0, 1)):
+        return SIZE
+    return ZERO if _peak(scale) < TINY else None
+
+
 def _parts(patch: Any, group: Group) -> Group:
     """Return the tensors of the file that a patch of ComfyUI's holds."""
     adapter = isinstance(patch, WeightAdapterBase)
@@ -160,19 +173,35 @@ def _obstacle(patch: Any, parts: Group, target: str, weights: Mapping[str, Tenso
     for end, (key, _) in parts.items():
         if not math.isfinite(peaks[end]):
             raise ValueError(f"{_shown(key)} of this LoRA holds NaN or infinity; the file is damaged: get it again.")
-    return ZERO if _idle(patch, peaks) else None
+    least, most = _bounds(patch, peaks)
+    if most >= HUGE:
+        key = parts[max(peaks, key=lambda end: peaks[end])][0]
+        raise ValueError(
+            f"{_shown(key)} of this LoRA is so large that it gives infinity; the file is damaged: get it again."
+        )
+    replaces = ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set")
+    return ZERO if least < TINY and not replaces else None
 
 
-def _idle(patch: Any, peaks: Mapping[str, float]) -> bool:
-    """Return whether a patch changes nothing, from the largest absolute value of each of its tensors."""
-    if ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set"):
-        return False
-    if isinstance(patch, GLoRAAdapter):  # weight @ a1 @ a2 + b1 @ b2
-        a1, a2, b1, b2 = (peaks[f".{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
-        return not (a1 and a2) and not (b1 and b2)
+def _bounds(patch: Any, peaks: Mapping[str, float]) -> tuple[float, float]:
+    """Return about how much a patch changes a weight, and the largest number on the way there.
+
+    Both come from the largest absolute value of each of its tensors. ComfyUI multiplies by alpha last.
+    """
+    sizes = {end: peak for end, peak in peaks.items() if end not in (*NUMBERS, ".dora_scale")}
+    alpha = peaks.get(".alpha", 1.0)
     if isinstance(patch, (LoRAAdapter, LoHaAdapter, LoKrAdapter)):  # products of all their tensors
-        return not all(peaks.values())
-    return not any(peak for end, peak in peaks.items() if end not in NUMBERS)
+        size = math.prod(sizes.values())
+        if isinstance(patch, LoKrAdapter) and {".lokr_w1", ".lokr_w2"} <= sizes.keys():
+            alpha = 1.0  # not used without a rank
+    elif isinstance(patch, GLoRAAdapter):  # weight @ a1 @ a2 + b1 @ b2
+        a1, a2, b1, b2 = (sizes[f".{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+        size = max(a1 * a2, b1 * b2)
+    elif isinstance(patch, OFTAdapter):  # ComfyUI reads the scale beside its blocks, but does not use it
+        size, alpha = sizes[".oft_blocks"], alpha or 1.0  # alpha, a bound of their norm, is none where it is 0
+    else:
+        size, alpha = max(sizes.values()), 1.0
+    return min(size, size * alpha), max(size, size * alpha, peaks.get(".dora_scale", 0.0))
 
 
 def _applies(patch: Any, key: str, shape: Size) -> bool:
@@ -192,7 +221,28 @@ def _applies(patch: Any, key: str, shape: Size) -> bool:
         except Exception:  # noqa: BLE001 - any kind: it would come while sampling
             return False
         # Adapters write in place, which PyTorch counts; one that pads makes a new weight first, which counts once.
-        return out.shape == shape and out._version > (out is not weight)
+        return out.shape == shape and out._version > (out is not weight) and _fits(patch, shape)
+
+
+def _fits(patch: Any, shape: Size) -> bool:
+    """Return whether a patch that ComfyUI applies is of this shape: ComfyUI reshapes any with as many elements."""
+    if isinstance(patch, tuple):
+        return patch[0] != "set" or patch[1][0].shape == shape
+    v, rows = patch.weights, shape[0]
+    if isinstance(patch, LoRAAdapter):
+        return v[0].shape[0] == rows
+    if isinstance(patch, LoHaAdapter):  # either half, for it broadcasts; of a Tucker decomposition, a is transposed
+        for a, b, core in ((v[0], v[1], v[5]), (v[3], v[4], v[6])):
+            kernel = 1 if core is None else core.shape[2:].numel()
+            if (a.shape[core is not None], b.shape[1] * kernel) != (rows, shape[1:].numel()):
+                return False
+    if isinstance(patch, LoKrAdapter):
+        w1 = v[3] if v[0] is None else v[0]
+        w2_rows = v[5].shape[v[7] is not None] if v[1] is None else v[1].shape[0]
+        return w1.ndim == 2 and w1.shape[0] * w2_rows == rows
+    if isinstance(patch, GLoRAAdapter):  # the product is b1 @ b2, in files of old b2 @ b1
+        return rows in (v[2].shape[0], v[3].shape[0])
+    return True
 
 
 def _meta(value: Any) -> Any:

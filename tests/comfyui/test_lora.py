@@ -374,11 +374,44 @@ LEFT = {  # parts beside whole pairs: which keys are named, why
     "a whole weight": ({"weight": W}, "no part of a LoRA that ComfyUI reads"),
     "zeros": ({"lora_up.weight": 0 * UP, "lora_down.weight": DOWN}, "all zeros or empty"),
     "alpha 0": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 0}, "all zeros or empty"),
+    "nearly zeros": (
+        {"lora_up.weight": torch.full((96, 4), 1e-10), "lora_down.weight": torch.full((4, 96), 1e-10)},
+        "all zeros or empty",
+    ),
+    "product of zeros": (
+        {"lora_up.weight": torch.full((96, 4), 1e-30), "lora_down.weight": torch.full((4, 96), 1e-30), "alpha": 1e38},
+        "all zeros or empty",
+    ),
+    "alpha nearly 0": ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 1e-45}, "all zeros or empty"),
+    "an OFT held to nothing": ({"oft_blocks": draw(8, 12, 12), "alpha": 1e-45}, "all zeros or empty"),
+    "an untrained OFT": ({"oft_blocks": 0 * draw(8, 12, 12), "rescale": torch.ones(96, 1)}, "all zeros or empty"),
+    "a tiny difference": ({"diff": torch.full((96, 96), 1e-30)}, "all zeros or empty"),
     "an untrained GLoRA": (
         {"a1.weight": A, "a2.weight": 0 * B, "b1.weight": C, "b2.weight": 0 * D},
         "all zeros or empty",
     ),
     "difference of another size": ({"diff": draw(96, 95)}, "not the size of Ovi's layer"),
+    "LoRA with as many elements": (
+        {"lora_B.weight": draw(192, 4), "lora_A.weight": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "LoHa with as many elements": (
+        {"hada_w1_a": draw(192, 4), "hada_w1_b": draw(4, 48), "hada_w2_a": draw(192, 4), "hada_w2_b": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "LoHa of a row and a column": (
+        {"hada_w1_a": draw(96, 4), "hada_w1_b": draw(4, 1), "hada_w2_a": draw(1, 4), "hada_w2_b": draw(4, 96)},
+        "not the size of Ovi's layer",
+    ),
+    "LoKr with as many elements": (
+        {"lokr_w1": draw(4, 1), "lokr_w2": draw(48, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "GLoRA with as many elements": (
+        {"a1.weight": A, "a2.weight": B, "b1.weight": draw(192, 4), "b2.weight": draw(4, 48)},
+        "not the size of Ovi's layer",
+    ),
+    "a column of a weight": ({"set_weight": draw(96, 1)}, "not the size of Ovi's layer"),
     "integers": ({"diff": torch.ones(96, 96, dtype=torch.int64)}, "of torch.int64, but a floating-point dtype"),
     "a number": ({"diff": 3}, "not a tensor but int"),
     "two alphas": ({"alpha": torch.ones(2)}, "not a single number"),
@@ -404,6 +437,8 @@ def test_what_changes_nothing_is_named(comfy, model, kind):
         ("lora_magnitude_vector", torch.ones(96), "PEFT's DoRA divides by another norm"),
         ("lora_magnitude_vector.default.weight", torch.ones(96), "PEFT's DoRA divides by another norm"),
         ("dora_scale", torch.ones(96), "not the size"),
+        ("dora_scale", torch.ones(96, 96), "not the size"),
+        ("dora_scale", torch.zeros(96, 1), "all zeros or empty"),
         ("lora_A.bias", torch.ones(4), "no part of a LoRA that ComfyUI reads"),
         ("lora_A.weight", DOWN, "no part of a LoRA that ComfyUI reads"),
         ("scale", torch.ones(1), "no part of a LoRA that ComfyUI reads"),
@@ -415,6 +450,15 @@ def test_an_unused_part_of_a_pair_is_named(comfy, model, end, tensor, reason):
     assert notes[0] == "Video tower: 1 weights, strength 1"
     assert notes[2].startswith(f"Not loaded: {Q}.{end} ({reason}")
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + UP @ DOWN)
+
+
+def test_swapped_layers_are_named(comfy, model):
+    """The two layers of a feed-forward have as many elements."""
+    ffn = {layer: pair for layer, pair in wan(WAN).items() if layer.startswith("blocks.0.ffn.")}
+    first, second = ffn.values()
+    sd = written(dict(zip(ffn, (second, first), strict=True)), "bare")
+    with pytest.raises(ValueError, match=r"^Nothing of this LoRA changes Ovi: .* and 3 more \(not the size"):
+        apply(comfy, model, sd)
 
 
 def test_one_of_two_patches_of_a_weight_is_named(comfy, model):
@@ -438,13 +482,44 @@ def test_a_damaged_lora_is_refused(comfy, model, value):
         apply(comfy, model, PAIR | {f"{Q}.alpha": value})
 
 
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        (
+            {"lora_up.weight": torch.full((96, 4), 3e38), "lora_down.weight": torch.full((4, 96), 3e38)},
+            "lora_up.weight",
+        ),
+        ({"lora_up.weight": 1e20 * UP, "lora_down.weight": 1e20 * DOWN, "alpha": 1e-30}, "lora_"),
+        ({"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": 3e38}, "alpha"),
+        ({"lora_up.weight": UP, "lora_down.weight": DOWN, "dora_scale": torch.full((96, 1), 3e38)}, "dora_scale"),
+        ({"oft_blocks": 1e32 * draw(8, 12, 12)}, "oft_blocks"),
+        ({"diff": torch.full((96, 96), 3e38)}, "diff"),
+        ({"set_weight": torch.full((96, 96), 3e38)}, "set_weight"),
+    ],
+)
+def test_a_lora_that_gives_infinity_is_refused(comfy, model, parts, named):
+    sentence = rf"^{Q}.{named}\S* of this LoRA is so large that it gives infinity; the file is damaged: get it again.$"
+    with pytest.raises(ValueError, match=sentence):
+        apply(comfy, model, OTHER_PAIR | {f"{Q}.{end}": value for end, value in parts.items()})
+
+
+def test_alpha_of_a_whole_lokr_is_not_used(comfy, model):
+    """ComfyUI divides alpha by a rank, which two whole factors do not have."""
+    w1, w2 = draw(8, 8), draw(12, 12)
+    sd = {f"{Q}.lokr_w1": w1, f"{Q}.lokr_w2": w2, f"{Q}.alpha": 0}
+    with_lora, notes = apply(comfy, model, sd)
+    assert notes[0] == "Video tower: 1 weights, strength 1"
+    torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + torch.kron(w1, w2))
+
+
 @pytest.mark.parametrize("sd", [{"step": 3, **PAIR}, {7: 3, **PAIR}])
 def test_a_pickled_lora_that_begins_with_a_number(comfy, model, sd):
-    torch.save(sd, comfy.models / "loras" / "numbers.pt")
-    output = comfy.node["OviLoraLoader"].execute(model, "numbers.pt", 1.0, 1.0)
-    notes = output.ui.as_dict()["text"][0].split("\n")
-    assert notes[0] == "Video tower: 1 weights, strength 1"
-    assert notes[2] == f"Not loaded: {next(iter(sd))} (Ovi has no such layer)"
+    """The loader takes tensors alone, and names what is none."""
+    path = comfy.models / "loras" / "numbers.pt"
+    torch.save(sd, path)
+    sentence = f"{path} holds a value of type int as '{next(iter(sd))}', where only tensors belong; download it again."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        comfy.node["OviLoraLoader"].execute(model, "numbers.pt", 1.0, 1.0)
     with pytest.raises(ValueError, match=f"^Nothing of this LoRA changes Ovi: {next(iter(sd))} "):
         apply(comfy, model, {next(iter(sd)): 3})
 
