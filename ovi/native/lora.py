@@ -172,12 +172,14 @@ def _obstacle(patch: Any, parts: Group, target: str, weights: Mapping[str, Tenso
     peaks = {end: _peak(tensor) for end, (_, tensor) in parts.items()}
     for end, (key, _) in parts.items():
         if not math.isfinite(peaks[end]):
-            raise ValueError(f"{_shown(key)} of this LoRA holds NaN or infinity; the file is damaged: get it again.")
+            raise ValueError(
+                f"{_shown(key)} of this LoRA holds NaN or infinity; the file is damaged: download it again."
+            )
     least, most = _bounds(patch, peaks)
     if most >= HUGE:
         key = parts[max(peaks, key=lambda end: peaks[end])][0]
         raise ValueError(
-            f"{_shown(key)} of this LoRA is so large that it gives infinity; the file is damaged: get it again."
+            f"{_shown(key)} of this LoRA is so large that it gives infinity; the file is damaged: download it again."
         )
     replaces = ".dora_scale" in peaks or (isinstance(patch, tuple) and patch[0] == "set")
     return ZERO if least < TINY and not replaces else None

@@ -475,7 +475,7 @@ def test_one_of_two_patches_of_a_weight_is_named(comfy, model):
 def test_a_damaged_lora_is_refused(comfy, model, value):
     damaged = UP.clone()
     damaged[3, 1] = value
-    sentence = rf"^{Q}.lora_up.weight of this LoRA holds NaN or infinity; the file is damaged: get it again.$"
+    sentence = rf"^{Q}.lora_up.weight of this LoRA holds NaN or infinity; the file is damaged: download it again.$"
     with pytest.raises(ValueError, match=sentence):
         load_lora(comfy, model, OTHER_PAIR | PAIR | {f"{Q}.lora_up.weight": damaged})
     with pytest.raises(ValueError, match=rf"^{Q}.alpha of this LoRA holds NaN"):
@@ -498,7 +498,9 @@ def test_a_damaged_lora_is_refused(comfy, model, value):
     ],
 )
 def test_a_lora_that_gives_infinity_is_refused(comfy, model, parts, named):
-    sentence = rf"^{Q}.{named}\S* of this LoRA is so large that it gives infinity; the file is damaged: get it again.$"
+    sentence = (
+        rf"^{Q}.{named}\S* of this LoRA is so large that it gives infinity; the file is damaged: download it again.$"
+    )
     with pytest.raises(ValueError, match=sentence):
         apply(comfy, model, OTHER_PAIR | {f"{Q}.{end}": value for end, value in parts.items()})
 
