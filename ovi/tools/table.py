@@ -160,6 +160,10 @@ def _text(table: Path) -> str:
 
 def _separator(table: Path, header: str) -> str:
     """Return what stands between the names of columns, in which it cannot occur."""
+    if re.fullmatch(r"sep=.", header.strip()):
+        raise ValueError(f"{table} begins with '{header.strip()}', which only Excel reads: delete that line.")
+    if "|" in header:
+        raise ValueError(f"{table} has '|' in its first line: separate the columns by commas, semicolons or tabs.")
     found = [separator for separator in (",", ";", "\t") if separator in header]
     if len(found) > 1:
         raise ValueError(

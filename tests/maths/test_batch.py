@@ -163,6 +163,8 @@ NOT_NAMES = ("../x", "a/b", "a\\b", "c:x", "con", "NUL.txt", "x.", ".", "a?", "x
             "ovi_three_clips",
             f"'text': it matches several nodes of the workflow ({', '.join(TEXTS)}): choose one, such as {TEXTS[0]}.pr",
         ),
+        ("sep=;\nprompt;seed\nx;1", None, "begins with 'sep=;', which only Excel reads: delete that line"),
+        ("prompt|seed\nx|1", None, "has '|' in its first line: separate the columns by commas, semicolons or tabs"),
         # The names of files.
         *((f'name\n"{name}"', None, "column 'name': ") for name in NOT_NAMES),
         ("name\nfox\nFOX", None, f"{TWO}, column 'name': the files of row 1 (line 2) are called FOX already"),
