@@ -156,8 +156,8 @@ def regenerate_between(
     until = min(end or seconds, seconds)
     if not 0 <= start < until:
         raise ValueError(
-            f"remake_start is {start:.2f} s, but the part to regenerate ends at {until:.2f} s (the clip lasts "
-            f"{seconds:.2f} s): start earlier or end later."
+            f"remake_start is {start:.2f} s, but must lie between 0 and the end of the part to regenerate, "
+            f"{until:.2f} s (the clip lasts {seconds:.2f} s)."
         )
     if video:
         first, after = media.video_latents_between(start, until)

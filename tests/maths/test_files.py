@@ -254,7 +254,7 @@ def bytes_of_a_size(size):
     [
         (pytorch(nested_in_itself()), "as 'state_dict', where only tensors belong"),
         (pytorch({"a": torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}), "holds no plain numbers as 'a'"),
-        (pytorch({f"a{i}": torch.zeros(1).expand(2**24) for i in range(8)}), "repeats stored numbers to a size"),
+        (pytorch({f"a{i}": torch.zeros(1).expand(2**24) for i in range(32)}), "repeats stored numbers to a size"),
         (bytes_of_a_size(3 * 10**9), "holds bytes in place of tensors"),
     ],
 )
