@@ -123,7 +123,7 @@ def test_unipc_refuses_sigmas_of_another_kind(sigmas):
     ("arguments", "message"),
     [
         ({"steps": 0}, "A schedule needs at least 1 step, got 0."),
-        ({"steps": 4, "solver": "heun"}, "Unknown solver 'heun'; choose one of unipc, dpm\\+\\+, euler."),
+        ({"steps": 4, "solver": "heun"}, "Unknown solver 'heun'; choose one of unipc, dpm++, euler."),
     ],
 )
 def test_schedule_refuses_bad_arguments(schedule, arguments, message):

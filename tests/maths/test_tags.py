@@ -231,7 +231,7 @@ def test_a_pasted_line_of_speech_is_taken_as_meant(speech, turn):
     assert compose("", speech, "", AUDCAP) == turn
 
 
-NO_SPEAKER = ["http://x.y", "It is 10:30", "10:30: Hi", "3"]
+NO_SPEAKER = ["http://github.com", "It is 10:30", "10:30: Hi", "3"]
 
 
 @pytest.mark.parametrize(
