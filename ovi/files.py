@@ -12,6 +12,7 @@ import mmap
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -301,8 +302,12 @@ def _load_pytorch(path: Path, source: str) -> dict[str, Tensor]:
     """Return the tensors of a PyTorch file, mapped into memory (but for files from before 2020)."""
     zipped = zipfile.is_zipfile(path)
     if zipped:
-        _check_zip(path, source)
-    _check_pickle(path, source, zipped=zipped)
+        pickle = _zipped_pickle(path, source)
+    else:
+        with path.open("rb") as file:
+            pickle = file.read(MAX_PICKLE)
+    if b"bytearray" in pickle:  # bytes of a size that it names, which even torch's safe unpickler allocates
+        raise _refusal(path, "holds bytes in place of tensors", source)
     mapped = zipped and path.suffix.lower() != ".safetensors"  # torch reads what is called so as safetensors
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
@@ -334,27 +339,18 @@ def _load_pytorch(path: Path, source: str) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_pickle(path: Path, source: str, *, zipped: bool) -> None:
-    """Refuse a pickle that makes bytes of a size that it names, which even torch's safe unpickler allocates."""
-    with path.open("rb") as file:
-        if zipped:
-            with zipfile.ZipFile(file) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                pickle = archive.open(name).read(MAX_PICKLE)
-        else:
-            pickle = file.read(MAX_PICKLE)
-    if b"bytearray" in pickle:
-        raise _refusal(path, "holds bytes in place of tensors", source)
-
-
-def _check_zip(path: Path, source: str) -> None:
-    """Check that a zip archive is PyTorch's: stored without compression, so no larger than its file."""
+def _zipped_pickle(path: Path, source: str) -> bytes:
+    """Return the pickle in a zip archive that is PyTorch's: stored without compression, so no larger than its file."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            pickles = [entry for entry in entries if entry.filename.endswith("/data.pkl")]
+            stored = sum(entry.file_size for entry in entries) <= path.stat().st_size
+            pickle = archive.open(pickles[0]).read(MAX_PICKLE) if pickles and stored else b""
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, RuntimeError) as error:
         raise _refusal(path, "is not a complete PyTorch file of tensors", source) from error
-    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+    if not pickles:
         raise _refusal(path, "is a zip archive, not a safetensors or PyTorch file of tensors", source)
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+    if not stored:
         raise _refusal(path, "is a compressed zip archive, which PyTorch does not write", source)
+    return pickle

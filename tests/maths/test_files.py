@@ -65,6 +65,7 @@ REFUSED = {
     "is not a complete PyTorch file": pickle.dumps({"a": Hostile()}),
     "is not a complete PyTorch file ": pytorch({"a": torch.ones(3000)})[:-500],
     "is not a complete PyTorch file  ": pytorch(ONE, _use_new_zipfile_serialization=False)[:-20],
+    "is not a complete PyTorch file   ": zipped("x/data.pkl", b"\x80\x02}.", zipfile.ZIP_STORED).replace(b"}.", b"]."),
     "holds a value of type list": pytorch([1, 2]),
     "holds a value of type int": pytorch(3),
     "holds a value of type Tensor": pytorch(torch.ones(2)),
