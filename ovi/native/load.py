@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import checkpoint, geometry, quantised
 from ..files import joined, naming, shards
-from ..media import check_finite
+from ..media import check_finite, is_finite
 from . import gguf
 from .files import read
 from .latent import check_latent
@@ -38,7 +38,8 @@ def load(
     parts = [_read(path) for path in paths]
     with naming(*map(Path, paths)):
         sd, _, config = checkpoint.assemble(map(joined, parts))
-        if strange := set(quantised.formats(sd).values()) - comfy.quant_ops.QUANT_ALGOS.keys():
+        formats = quantised.formats(sd)
+        if strange := set(formats.values()) - comfy.quant_ops.QUANT_ALGOS.keys():
             raise ValueError(
                 f"The file is quantised as {min(strange)}, which this version of ComfyUI does not know; update "
                 "ComfyUI, or take a file of another format."
@@ -51,7 +52,7 @@ def load(
             )
 
     ggml = next((gguf.pack(path) for path in paths if gguf.is_gguf(path)), None)
-    if ggml and (options.get("dtype") or quantised.formats(sd)):
+    if ggml and (options.get("dtype") or formats):
         raise ValueError(
             "The weights of a GGUF file keep their format: set 'weight_dtype' to default, and take the other tower "
             "from a GGUF file too, or from one that is not quantised."
@@ -124,7 +125,7 @@ def _around_sampling(
     samples: Tensor = executor(
         noise, latent_image, sampler, sigmas, denoise_mask, *args, latent_shapes=latent_shapes, **kwargs
     )
-    if not torch.isfinite(samples).all():
+    if not is_finite(samples):
         raise ValueError(
             "Sampling gave NaN or infinity instead of a latent; look for a damaged file, a LoRA of another model, "
             "a strength or cfg far too high, or a forced float16 (Ovi needs bfloat16 or float32)."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,11 +113,12 @@ class Trainer:
             group["lr"] = self.lr(step)
         (video + settings.audio_weight * audio).backward()
         norm = nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
-        if not torch.isfinite(torch.stack([video.detach(), audio.detach(), norm])).all():
+        video_loss, audio_loss, gradient_norm = torch.stack([video.detach(), audio.detach(), norm]).tolist()
+        if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
             raise ValueError(
-                f"Step {step + 1} has losses of {video.item():g} (video) and {audio.item():g} (audio), and its "
-                f"gradient a norm of {norm.item():g}: the training stopped, and the last saved state is intact. Lower "
-                "the learning rate, or look for a damaged clip or model."
+                f"Step {step + 1} has losses of {video_loss:g} (video) and {audio_loss:g} (audio), and its "
+                f"gradient a norm of {gradient_norm:g}: the training stopped, and the last saved state is intact. "
+                "Lower the learning rate, or look for a damaged clip or model."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -124,7 +126,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 self.averaged[name].lerp_(parameter.float(), 1 - decay)
-        self.history.append((video.item(), audio.item()))
+        self.history.append((video_loss, audio_loss))
         return self.history[-1]
 
     def save(self, path: Path) -> None:
