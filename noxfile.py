@@ -92,6 +92,13 @@ def browser(session: nox.Session) -> None:
     )
 
 
+def in_browser(session: nox.Session, module: str) -> None:
+    """Run a module that opens ComfyUI, whose folder is its argument, in a browser."""
+    comfyui = environment(session)
+    browser(session)
+    session.run(PYTHON, "-m", module, str(comfyui), external=True)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """Run the shipped graphs and leave their clips in output/; `-- FOLDER` names a ComfyUI with the real weights."""
@@ -102,9 +109,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def workflows(session: nox.Session) -> None:
     """Lay out the prompts of workflows/api/ as the graphs in workflows/ and the boxes in subgraphs/."""
-    comfyui = environment(session)
-    browser(session)
-    session.run(PYTHON, "-m", "authoring.workflows", str(comfyui), external=True)
+    in_browser(session, "authoring.workflows")
 
 
 @nox.session
@@ -124,9 +129,7 @@ def thumbnails(session: nox.Session) -> None:
 @nox.session
 def pictures(session: nox.Session) -> None:
     """Take the screenshots in docs/: each workflow in ComfyUI's frontend."""
-    comfyui = environment(session)
-    browser(session)
-    session.run(PYTHON, "-m", "authoring.pictures", str(comfyui), external=True)
+    in_browser(session, "authoring.pictures")
 
 
 @nox.session

@@ -19,29 +19,24 @@ REGENERATED = {"video": (True, False), "audio": (False, True), "both": (True, Tr
 def size_inputs() -> list[io.Input]:
     """Return inputs for width, height and length."""
     return [
-        io.Int.Input(
+        _pixels_input(
             "width",
-            default=WIDTH,
-            min=geometry.SIZE_MULTIPLE,
-            max=MAX_SIZE,
-            step=geometry.SIZE_MULTIPLE,
-            tooltip="Pixels, a multiple of 32. The checkpoints were trained on about 720x720 or 960x960 pixels in "
-            "total, in any shape.",
+            WIDTH,
+            "Pixels, a multiple of 32. The checkpoints were trained on about 720x720 or 960x960 pixels in total, in "
+            "any shape.",
         ),
-        io.Int.Input(
-            "height",
-            default=HEIGHT,
-            min=geometry.SIZE_MULTIPLE,
-            max=MAX_SIZE,
-            step=geometry.SIZE_MULTIPLE,
-            tooltip="Pixels, a multiple of 32.",
-        ),
+        _pixels_input("height", HEIGHT, "Pixels, a multiple of 32."),
         length_input(
             1,
             "Frames at 24 per second, 4n + 1. The audio gets the same duration. 121 frames are 5 seconds; 241 are 10 "
             "seconds, for model_960x960_10s.",
         ),
     ]
+
+
+def _pixels_input(name: str, default: int, tooltip: str) -> io.Input:
+    step = geometry.SIZE_MULTIPLE
+    return io.Int.Input(name, default=default, min=step, max=MAX_SIZE, step=step, tooltip=tooltip)
 
 
 def length_input(shortest: int, tooltip: str) -> io.Input:
@@ -89,23 +84,17 @@ def text_input(name: str, default: str, tooltip: str) -> io.Input:
     return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
 
 
+def seconds_input(name: str, tooltip: str) -> io.Input:
+    """Return an input for a time in a clip, or a part of one."""
+    return io.Float.Input(name, default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+
+
 def regenerated_inputs() -> list[io.Input]:
     """Return inputs for the time between which something is regenerated."""
     return [
-        io.Float.Input(
-            "remake_start",
-            default=0.0,
-            min=0.0,
-            max=MAX_SECONDS,
-            step=0.01,
-            tooltip="Where the regenerated part begins, in seconds from the start of the clip.",
-        ),
-        io.Float.Input(
+        seconds_input("remake_start", "Where the regenerated part begins, in seconds from the start of the clip."),
+        seconds_input(
             "remake_end",
-            default=0.0,
-            min=0.0,
-            max=MAX_SECONDS,
-            step=0.01,
-            tooltip="Where the regenerated part ends, in seconds from the start of the clip. 0 is the end of the clip.",
+            "Where the regenerated part ends, in seconds from the start of the clip. 0 is the end of the clip.",
         ),
     ]

@@ -14,7 +14,7 @@ from ..ovi import geometry, image
 from ..ovi.native.joint import JointLatent, preserved_notes, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
-from .inputs import MAX_SECONDS, MAX_SIZE, REGENERATED, batch_input, fit_input, regenerated_inputs, size_inputs
+from .inputs import MAX_SIZE, REGENERATED, batch_input, fit_input, regenerated_inputs, seconds_input, size_inputs
 from .notes import show
 
 NOTHING = "nothing"
@@ -64,14 +64,10 @@ class OviReference(io.ComfyNode):
                     tooltip="How many frames of the video to preserve, from its start. Latents hold 4n + 1 frames, so "
                     "other numbers are rounded down. 0 preserves all.",
                 ),
-                io.Float.Input(
+                seconds_input(
                     "keep_seconds",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_SECONDS,
-                    step=0.01,
-                    tooltip="How many seconds of the audio to preserve, from its start: 0.04 or more, rounded down to "
-                    "whole audio latents of 0.032 seconds. 0 preserves all.",
+                    "How many seconds of the audio to preserve, from its start: 0.04 or more, rounded down to whole "
+                    "audio latents of 0.032 seconds. 0 preserves all.",
                 ),
                 io.Combo.Input(
                     "remake",
@@ -158,9 +154,7 @@ class OviReference(io.ComfyNode):
             regenerate_between(
                 joint.video_mask, joint.audio_mask, remake_start, remake_end, video=of_video, audio=of_audio
             )
-        preserved = preserved_notes(joint.video_mask, joint.audio_mask)
-        notes = [*preserved, *notes, *geometry.trained_for(width, height, length)]
-        return io.NodeOutput(joint.latent(), ui=show(cls, notes))
+        return io.NodeOutput(joint.latent(), ui=show(cls, joint.notes(notes)))
 
 
 class OviRemake(io.ComfyNode):

@@ -74,7 +74,7 @@ def _without_audio(text: str, part: str) -> tuple[str, list[str]]:
     """Take the descriptions of the audio out of a text whose tags were read; return the rest, and them."""
     seen, heard, at = [], [], 0
     speaking, opened = False, ""
-    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", tags.without_quoted_labels(text)):
+    for tag in tags.well_formed(text):
         if speaking and tag[0] in (AUDIO, END_AUDIO):
             raise ValueError(
                 f"A description of the audio stands between <S> and <E> in the {part}: write it after <E>."

@@ -67,7 +67,7 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
 def _in_tags(text: str) -> str:
     """Replace the first "Audio:" outside of speech and descriptions: the rest of the text is the description."""
     opened = ""
-    for tag in re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", tags.without_quoted_labels(text)):
+    for tag in tags.well_formed(text):
         if not opened and tag[0] == tags.LABEL:
             return f"{text[: tag.start()]}<AUDCAP>{text[tag.end() :].lstrip()}<ENDAUDCAP>"
         if not opened and tag[0] in _CLOSED_BY:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -147,7 +147,12 @@ def read(text: str, part: bool = False) -> Reading:
     return reader.finish()
 
 
-def without_quoted_labels(text: str) -> str:
+def well_formed(text: str) -> Iterator[re.Match[str]]:
+    """Yield each of the five tags in their right spelling, but no "Audio:" in a quotation within a description."""
+    return re.finditer("<S>|<E>|<AUDCAP>|<ENDAUDCAP>|Audio:", _without_quoted_labels(text))
+
+
+def _without_quoted_labels(text: str) -> str:
     """Blank the colon of each "Audio:" in quotation marks where <AUDCAP>…<ENDAUDCAP> describes the audio."""
     start = text.find(AUDIO)
     if start < 0 or text.find(END_AUDIO, start) < 0:
@@ -172,7 +177,7 @@ class _Reader:
     """Goes through the tags once, and decides for each what stands in its place."""
 
     def __init__(self, text: str, part: bool) -> None:
-        self.text, self.part, self.tags = text, part, find(without_quoted_labels(text))
+        self.text, self.part, self.tags = text, part, find(_without_quoted_labels(text))
         self.instead: dict[int, str] = {}  # by tag: what stands in its place, if not its right spelling
         self.speech: list[int] = []  # tags <S> that are open
         self.audio: int | None = None  # the tag that opened the description of the audio

@@ -11,7 +11,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ..guidance import SKIP_KEY, WHOLE, Guided, SigmaRange, Skip, guide_parts, parse_blocks
-from .model import Ovi
+from .model import require_ovi
 
 Predict = Callable[[Mapping[str, Any]], list[Tensor]]
 
@@ -70,8 +70,7 @@ def guide(
     is no negative pass. Raises ValueError for a model that is not Ovi or has Ovi Guidance already, a block that cannot
     be skipped, and a part that ends before it starts.
     """
-    if not isinstance(model.model, Ovi):
-        raise ValueError(f"Ovi Guidance got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
+    require_ovi(model, "Ovi Guidance")
     if SKIP_KEY in model.model_options["transformer_options"]:
         raise ValueError("This MODEL has been through an Ovi Guidance already; connect the MODEL from before that one.")
     blocks = parse_blocks(skip_blocks, model.model.diffusion_model.config.num_layers)

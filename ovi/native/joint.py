@@ -6,6 +6,7 @@ A mask is 0 where a latent is preserved and 1 where it is generated.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.latent_formats
@@ -60,10 +61,11 @@ class JointLatent:
             "noise_mask": NestedTensor((self.video_mask, self.audio_mask)),
         }
 
-    def notes(self) -> list[str]:
-        """Say what is preserved, and which checkpoints were trained for such a clip."""
+    def notes(self, on_media: Sequence[str] = ()) -> list[str]:
+        """Say what is preserved, then the notes on its media, and which checkpoints were trained for such a clip."""
         return [
             *preserved_notes(self.video_mask, self.audio_mask),
+            *on_media,
             *geometry.trained_for(self.width, self.height, self.length),
         ]
 

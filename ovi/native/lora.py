@@ -20,7 +20,7 @@ from torch import Size, Tensor
 from ..checkpoint import AUDIO, VIDEO
 from ..lora import NO_LAYER, Names
 from ..model import OviModel
-from .model import Ovi
+from .model import require_ovi
 
 NAMED = 10  # keys at most that the node names for one reason; the log names all
 SHOWN = 200  # characters at most of a key
@@ -46,8 +46,7 @@ def apply(
     Raises ValueError for a model that is not Ovi, for a LoRA of which nothing changes Ovi, and where one of its tensors
     holds NaN or infinity or makes a weight infinite.
     """
-    if not isinstance(model.model, Ovi):
-        raise ValueError(f"Load Ovi LoRA got {type(model.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
+    require_ovi(model, "Load Ovi LoRA")
     if not (math.isfinite(video_strength) and math.isfinite(audio_strength)):
         raise ValueError(f"A strength has to be a number, but is {video_strength} (video), {audio_strength} (audio).")
     if not isinstance(sd, Mapping):

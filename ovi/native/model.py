@@ -14,6 +14,7 @@ import comfy.utils
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
@@ -256,6 +257,12 @@ class OviSupported(comfy.supported_models_base.BASE):
         """Set the dtypes of the weights and of the computation. (ComfyUI passes `device` since 0.27.)"""
         self.unet_config["dtype"] = dtype
         self.manual_cast_dtype = manual_cast_dtype
+
+
+def require_ovi(patcher: ModelPatcher, node: str) -> None:
+    """Raise ValueError, naming the node by its title, for the MODEL of another loader."""
+    if not isinstance(patcher.model, Ovi):
+        raise ValueError(f"{node} got {type(patcher.model).__name__}, but needs the MODEL of 'Load Ovi Model'.")
 
 
 def _split_context(context: Tensor | None, config: OviConfig) -> tuple[Tensor, Tensor]:
