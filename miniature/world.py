@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ovi import geometry
-
 WIDTH, HEIGHT = 96, 96
 LEFT, RIGHT = 32, 64  # the columns between which the ball moves up and down
 FRAMES = 49
-FPS = geometry.FPS
-RATE = geometry.SAMPLE_RATE  # samples per second
+# Ovi's own numbers. ComfyUI loads this folder without the pack's `ovi` on its path.
+FPS = 24.0
+RATE = 16_000  # samples per second
 SECONDS = (FRAMES - 1) / FPS
 FLOOR = 84.0  # the row that the ball hits
 

@@ -36,6 +36,11 @@ def test_a_workflow_saves_a_clip_with_audio(server, name):
     assert all(frame.std() > 5 for frame in frames), "a frame has a single colour"
 
 
+def test_the_demo_s_loaders_are_there(server):
+    """ComfyUI loads the miniature by its folder alone, with nothing of the project on the path."""
+    assert {f"OviMiniature{what}" for what in ("Text", "VideoVAE", "AudioVAE")} <= server.get("/object_info").keys()
+
+
 def test_memory_returns(server):
     server.run(fitted("ovi_text_to_video", noise_seed=1))
     warm = server.memory_when_free()
