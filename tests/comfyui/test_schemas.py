@@ -33,7 +33,7 @@ def test_every_node_has_a_help_page_of_its_inputs_and_outputs(nodes):
         schema = cls.GET_SCHEMA()
         outputs = [output.display_name or output.io_type for output in schema.outputs]
         for title, names in (("Inputs", [given.id for given in schema.inputs]), ("Outputs", outputs)):
-            assert re.findall(r"^\| `(.+?)` \|", sections[title], re.M) == names, f"{node_id}: {title}"
+            assert re.findall(r"^- \*\*(.+?)\*\*: ", sections[title], re.M) == names, f"{node_id}: {title}"
 
 
 def test_every_node_explains_itself(nodes):

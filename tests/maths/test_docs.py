@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,10 +12,14 @@ from support import ROOT
 from support.checkout import SHIPPED, relative
 
 PAGES = [path for path in SHIPPED if path.suffix == ".md"]
+HELP = ROOT / "web" / "docs"  # read in a panel of ComfyUI's frontend, 250 pixels wide at first
+HELP_PAGES = [path for path in PAGES if path.parent == HELP]
+HELP_IMAGES = [path for path in SHIPPED if path.parent == HELP and path.suffix != ".md"]
+LONGEST_WORD = 24  # characters in a monospaced font that fit a line of a list in that panel
 
 PUBLIC_HOSTS = {
     "127.0.0.1", "arxiv.org", "github.com", "huggingface.co", "keepachangelog.com", "semver.org",
-    "www.apache.org",
+    "www.apache.org", "www.w3.org",
 }  # fmt: skip
 
 
@@ -44,7 +50,7 @@ def test_links_and_images_are_there(page):
         if link.startswith("https://"):
             continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        target = (page.parent / unquote(path)).resolve() if path else page
         assert target in SHIPPED, link
         assert not anchor or anchor in headings(target.read_text()), link
 
@@ -53,6 +59,41 @@ def test_images_are_small():
     images = [path for path in SHIPPED if path.suffix in {".png", ".jpg"}]
     assert images
     assert not [relative(path) for path in images if path.stat().st_size >= 300_000]
+
+
+@pytest.mark.parametrize("page", HELP_PAGES, ids=relative)
+def test_help_fits_a_narrow_panel(page):
+    """No tables, no word that the panel would cut, no code wider than 44 characters."""
+    fenced = r"^```\w*\n(.*?)^```$"
+    code = re.findall(fenced, page.read_text(), re.M | re.S)
+    text = re.sub(fenced, "", page.read_text(), flags=re.M | re.S)
+    assert not re.search(r"^\s*\||-\|-|<table", text, re.M)
+    shown = re.sub(r"!?\[[^]]*\]\(.*?\)", lambda found: "" if found[0][0] == "!" else found[0].partition("](")[0], text)
+    words = re.split(r"<wbr>|&nbsp;|[\s-]", re.sub(r"</?code>|[*`\[\]]", "", shown))
+    assert not [word for word in words if len(word.strip("(),.:;")) > LONGEST_WORD]
+    assert not [line for block in code for line in block.splitlines() if len(line) > 44]
+
+
+def test_help_uses_its_images():
+    """Each is in the folder, and the frontend finds it there; each page says in words what it shows."""
+    used = [found for page in HELP_PAGES for found in re.findall(r"!\[([^]]*)\]\(([^)]*)\)", page.read_text())]
+    assert {name for _, name in used} == {path.name for path in HELP_IMAGES}
+    assert not [name for alt, name in used if len(alt) < 40]
+
+
+@pytest.mark.parametrize("image", HELP_IMAGES, ids=relative)
+def test_help_images_are_legible(image):
+    """SVG with a title, a background for either theme, and text of 12 pixels or more where it is 250 wide."""
+    svg, names = ElementTree.parse(image).getroot(), {"": "http://www.w3.org/2000/svg"}
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    assert svg.findtext("title", namespaces=names)
+    _, _, width, height = svg.attrib["viewBox"].split()
+    background = svg.find("rect", names)
+    assert (background.attrib["width"], background.attrib["height"]) == (width, height)
+    sizes = [float(size) for size in re.findall(r"\b([\d.]+)px", image.read_text())]
+    assert sizes
+    assert min(sizes) * 250 / float(width) >= 12
+    assert image.stat().st_size < 5000
 
 
 def test_nothing_points_to_this_machine():
@@ -78,7 +119,7 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
         "sound: str",
     ],
     "nodes/text.py": ["The sea sounds"],
-    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`", "The sound holds"],
+    "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`", "**sound**", "The sound holds"],
     "web/docs/OviTextEncode.md": ["The sea sounds"],
     "ovi/prompt.py": ["sound: str", "speech, sound, style"],
     "ovi/parts.py": [
