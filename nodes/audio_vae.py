@@ -21,7 +21,7 @@ class OviAudioVAELoader(io.ComfyNode):
         return io.Schema(
             node_id="OviAudioVAELoader",
             display_name="Load Ovi Audio VAE",
-            category="Ovi",
+            category="Ovi/loaders",
             description="Loads the MMAudio 16 kHz VAE and the BigVGAN vocoder from models/vae as one VAE that encodes "
             "and decodes Ovi's audio.",
             search_aliases=["mmaudio", "bigvgan", "vocoder", "audio vae", "v1-16", "best_netG"],

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from comfy_api.latest import io, ui
-from comfy_execution.graph import ExecutionBlocker
+
+import nodes
 
 from ..ovi import geometry, media
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import decode_audio, decode_video, require_audio_vae, require_video_vae
 from ..ovi.spectrogram import spectrogram
+from .inputs import mismatch
 from .notes import show
 
 MAX_TILE = 4096  # pixels
+NO_VAE = "Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both."
+
+
+def check_vaes(vae: Any, audio_vae: Any) -> None:
+    """Raise ValueError unless at least one VAE is there, and each is the one that Ovi needs."""
+    if vae is None and audio_vae is None:
+        raise ValueError(NO_VAE)
+    if vae is not None:
+        require_video_vae(vae)
+    if audio_vae is not None:
+        require_audio_vae(audio_vae)
+
+
+def check_users(prompt: Mapping[str, Any], node: str, vae: Any, audio_vae: Any) -> None:
+    """Raise ValueError where a node of a prompt needs what this one does not decode, without a VAE for it.
+
+    An optional input, such as the audio of Create Video, goes without.
+    """
+    for user in prompt.values():
+        kind = user["class_type"]
+        for name, value in user["inputs"].items():
+            if vae is None and value == [node, 0]:
+                raise ValueError(f"Ovi Decode has no video VAE connected, but its images go to {kind}: connect one.")
+            required = audio_vae is None and value == [node, 1] and nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
+            if required and name in required.get("required", {}):
+                raise ValueError(f"Ovi Decode has no audio VAE connected, but its audio goes to {kind}: connect one.")
 
 
 class OviDecode(io.ComfyNode):
@@ -26,12 +55,12 @@ class OviDecode(io.ComfyNode):
         return io.Schema(
             node_id="OviDecode",
             display_name="Ovi Decode",
-            category="Ovi",
+            category="Ovi/latent",
             description="Decodes video and audio to the same duration, for 'Create Video'. Connect only one VAE to "
             "decode only the video or only the audio. The clips of a batch follow one another.",
             search_aliases=["ovi vae decode", "decode audio video"],
             inputs=[
-                io.Latent.Input("samples", tooltip="Joint latent from a sampler."),
+                io.Latent.Input("samples", lazy=True, tooltip="Joint latent from a sampler."),
                 io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for the video."),
                 io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the audio."),
                 io.Float.Input(
@@ -57,8 +86,22 @@ class OviDecode(io.ComfyNode):
                 io.Image.Output("images", display_name="images", tooltip="The frames, for 'Create Video'."),
                 io.Audio.Output("audio", display_name="audio", tooltip="The audio, for 'Create Video'."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
+
+    @classmethod
+    def validate_inputs(cls, input_types: dict[str, str]) -> bool | str:
+        """Say that no VAE is connected when the prompt is queued; ComfyUI leaves the sockets' types to this, too."""
+        if not {"vae", "audio_vae"} & input_types.keys():
+            return NO_VAE
+        return mismatch(cls, input_types) or True
+
+    @classmethod
+    def check_lazy_status(cls, samples: Any = None, vae: Any = None, audio_vae: Any = None, **_: object) -> list[str]:
+        """Look at the VAEs, and at what is to be decoded, before the latent is sampled."""
+        check_vaes(vae, audio_vae)
+        check_users(cls.hidden.prompt or {}, cls.hidden.unique_id, vae, audio_vae)
+        return [] if samples is not None else ["samples"]
 
     @classmethod
     def execute(
@@ -70,22 +113,18 @@ class OviDecode(io.ComfyNode):
         audio_vae: Any = None,
     ) -> io.NodeOutput:
         """Decode the audio first, since it is quick; show its spectrogram and the duration on the node."""
-        if vae is None and audio_vae is None:
-            raise ValueError("Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both.")
-        if vae is not None:
-            require_video_vae(vae)
-        if audio_vae is not None:
-            require_audio_vae(audio_vae)
+        check_vaes(vae, audio_vae)
         video, audio = latent_parts(samples)
         frames = geometry.frames(video.shape[2])
         seconds = geometry.seconds(frames, media.frame_rate(fps))
-        notes, preview = [f"{frames} frames, {seconds:.2f} s"], {}
-        images: Any = ExecutionBlocker("Ovi Decode has no images: no video VAE is connected to it.")
-        decoded: Any = ExecutionBlocker("Ovi Decode has no audio: no audio VAE is connected to it.")
+        absent = [f", no {what} VAE" for what, given in (("video", vae), ("audio", audio_vae)) if given is None]
+        notes, preview = [f"{frames} frames, {seconds:.2f} s{''.join(absent)}"], {}
+        images: Any = None
+        decoded: Any = None
         if audio_vae is not None:
             waveforms = [decode_audio(audio_vae, part, seconds) for part in audio.split(1)]
             decoded = {"waveform": torch.cat(waveforms, dim=-1), "sample_rate": audio_vae.audio_sample_rate}
-            notes += media.gap_notes(audio.shape[2], seconds)
+            notes = media.gap_notes(audio.shape[2], seconds) + notes
             preview = ui.PreviewImage(spectrogram(decoded["waveform"], decoded["sample_rate"])).as_dict()
         if vae is not None:
             clips = [decode_video(vae, part, tile_size) for part in video.split(1)]

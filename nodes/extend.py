@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..ovi import geometry, image, join, media
 from ..ovi.native.joint import JointLatent
-from ..ovi.native.vae import require_audio_vae, require_video_vae
+from ..ovi.native.vae import require_vaes
 from .inputs import MAX_SIZE, length_input
 from .notes import show
 
@@ -35,14 +35,16 @@ class OviContinue(io.ComfyNode):
         return io.Schema(
             node_id="OviContinue",
             display_name="Ovi Continue",
-            category="Ovi",
+            category="Ovi/latent",
             description="Creates a latent for the clip that follows another. It begins with the last moments of that "
             "clip, video and audio, which are preserved; 'Ovi Join' joins the two. Experimental: Ovi was trained with "
             "a first frame as its only reference.",
             search_aliases=["ovi extend", "ovi longer", "last frame", "next clip", "ovi chain"],
             is_experimental=True,
             inputs=[
-                io.Video.Input("clip", tooltip="The clip so far, from 'Create Video', 'Load Video' or 'Ovi Join'."),
+                io.Video.Input(
+                    "clip", lazy=True, tooltip="The clip so far, from 'Create Video', 'Load Video' or 'Ovi Join'."
+                ),
                 io.Vae.Input("vae", tooltip="The Wan 2.2 VAE."),
                 io.Vae.Input("audio_vae", tooltip="From 'Load Ovi Audio VAE'."),
                 length_input(5, "Length of the next clip in frames at 24 per second, 4n + 1, including the overlap."),
@@ -66,10 +68,15 @@ class OviContinue(io.ComfyNode):
         )
 
     @classmethod
+    def check_lazy_status(cls, vae: Any, audio_vae: Any, clip: Any = None, **_: object) -> list[str]:
+        """Look at the VAEs before the clip is generated."""
+        require_vaes(vae, audio_vae)
+        return [] if clip is not None else ["clip"]
+
+    @classmethod
     def execute(cls, clip: Any, vae: Any, audio_vae: Any, length: int, overlap: float) -> io.NodeOutput:
         """Encode the end of the clip, and show on the node how the two overlap."""
-        require_video_vae(vae)
-        require_audio_vae(audio_vae)
+        require_vaes(vae, audio_vae)
         video = clip.get_components()
         frames = frames_at_24(video, "clip")
         shared = join.overlap_frames(overlap)
@@ -81,13 +88,14 @@ class OviContinue(io.ComfyNode):
         _, height, width, _ = frames.shape
         following = JointLatent(width, height, length, batch_size=1)
         following.preserve_video(vae, frames[-shared:], geometry.FPS, "refuse", keep_frames=0, what="clip")
+        audio = "without audio"
         if video.audio is not None:
             end = media.before_padding(video.audio, len(frames), shared, "clip's audio")
             if media.fills_a_latent(end):  # the audio may have ended earlier
                 following.preserve_audio(audio_vae, end, keep_seconds=0.0, what="clip's audio")
-        added = length - shared
-        overlapping = f"Overlap: {shared} frames; {added} are added, {geometry.seconds(added):.2f} s"
-        return io.NodeOutput(following.latent(), shared, ui=show(cls, [overlapping, *following.notes()]))
+                audio = "with audio"
+        overlapping = f"Overlap: {shared} frames {audio}; adds {geometry.seconds(length - shared):.2f} s"
+        return io.NodeOutput(following.latent(), shared, ui=show(cls, [*following.misfit(), overlapping]))
 
 
 class OviJoin(io.ComfyNode):
@@ -99,7 +107,7 @@ class OviJoin(io.ComfyNode):
         return io.Schema(
             node_id="OviJoin",
             display_name="Ovi Join",
-            category="Ovi",
+            category="Ovi/video",
             description="Joins clips that each begin with the end of the previous one, as 'Ovi Continue' prepares "
             "them. No frame is repeated, and the audio crossfades without a click.",
             search_aliases=["ovi concatenate", "join videos", "crossfade", "ovi extend", "ovi longer"],

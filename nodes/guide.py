@@ -25,7 +25,7 @@ class OviGuidance(io.ComfyNode):
         return io.Schema(
             node_id="OviGuidance",
             display_name="Ovi Guidance",
-            category="Ovi",
+            category="Ovi/sampling",
             description="Gives the audio its own cfg and skips a block in the negative pass, as in the Ovi release. "
             "Set the video's cfg in the sampler or guider; the Ovi release uses 4.",
             search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from comfy_api.latest import io
+from comfy_execution.validation import validate_node_input
 
 from ..ovi import geometry, image
 
@@ -14,6 +17,15 @@ MAX_STRENGTH = 100.0  # ComfyUI's own limit of a LoRA's strength
 PROMPT_STYLE = "960x960_5s"
 NO_SECOND_FILE = "none"  # where the first file of a model holds both towers
 REGENERATED = {"video": (True, False), "audio": (False, True), "both": (True, True)}  # of video and audio
+
+
+def mismatch(node: type[io.ComfyNode], input_types: Mapping[str, str]) -> str | None:
+    """Say which wire has another type than its socket, as ComfyUI does for nodes without `validate_inputs`."""
+    for socket in node.define_schema().inputs:
+        needed, received = socket.get_io_type(), input_types.get(socket.id)
+        if received is not None and not validate_node_input(received, needed):
+            return f"{socket.id} needs {needed}, but {received} is connected to it."
+    return None
 
 
 def size_inputs() -> list[io.Input]:
@@ -79,9 +91,9 @@ def prompt_style_input(styles: list[str], addition: str = "") -> io.Input:
     )
 
 
-def text_input(name: str, default: str, tooltip: str) -> io.Input:
+def text_input(name: str, default: str, tooltip: str, *, multiline: bool = True) -> io.Input:
     """Return an input for a prompt or a part of one."""
-    return io.String.Input(name, multiline=True, dynamic_prompts=True, default=default, tooltip=tooltip)
+    return io.String.Input(name, multiline=multiline, dynamic_prompts=True, default=default, tooltip=tooltip)
 
 
 def seconds_input(name: str, tooltip: str) -> io.Input:

@@ -24,7 +24,7 @@ class EmptyOviLatent(io.ComfyNode):
         return io.Schema(
             node_id="EmptyOviLatent",
             display_name="Empty Ovi Latent",
-            category="Ovi",
+            category="Ovi/latent",
             description="Creates an empty latent for a video and its audio. 'Separate AV Latent' splits it into video "
             "and audio, 'Concat AV Latent' joins them again.",
             search_aliases=["ovi text to video", "empty audio video latent", "ovi length", "ovi size"],
@@ -37,7 +37,7 @@ class EmptyOviLatent(io.ComfyNode):
     def execute(cls, width: int, height: int, length: int, batch_size: int) -> io.NodeOutput:
         """Create zeros, and show on the node which checkpoints were trained for such a clip."""
         latent = {"samples": NestedTensor(empty_parts(width, height, length, batch_size))}
-        return io.NodeOutput(latent, ui=show(cls, geometry.trained_for(width, height, length)))
+        return io.NodeOutput(latent, ui=show(cls, [geometry.fit_note(width, height, length)]))
 
 
 class OviImageToVideo(io.ComfyNode):
@@ -49,7 +49,7 @@ class OviImageToVideo(io.ComfyNode):
         return io.Schema(
             node_id="OviImageToVideo",
             display_name="Ovi Image to Video",
-            category="Ovi",
+            category="Ovi/latent",
             description="Creates a latent for a video with audio that starts with an image. The image is preserved as "
             "the first frame.",
             search_aliases=["ovi i2v", "start image", "first frame"],
@@ -76,4 +76,4 @@ class OviImageToVideo(io.ComfyNode):
         require_video_vae(vae)
         joint = JointLatent(width, height, length, batch_size)
         joint.preserve_start_image(vae, start_image, fit)
-        return io.NodeOutput(joint.latent(), ui=show(cls, geometry.trained_for(width, height, length)))
+        return io.NodeOutput(joint.latent(), ui=show(cls, [geometry.fit_note(width, height, length)]))

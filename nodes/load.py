@@ -31,7 +31,7 @@ class OviModelLoader(io.ComfyNode):
         return io.Schema(
             node_id="OviModelLoader",
             display_name="Load Ovi Model",
-            category="Ovi",
+            category="Ovi/loaders",
             description="Loads Ovi's video and audio towers as one MODEL, from one file or from one file for each.",
             search_aliases=["ovi", "ovi loader", "video with audio", "audio video model", "talking video"],
             inputs=[

@@ -22,7 +22,7 @@ class OviLoraLoader(io.ComfyNode):
         return io.Schema(
             node_id="OviLoraLoader",
             display_name="Load Ovi LoRA",
-            category="Ovi",
+            category="Ovi/loaders",
             description="Applies a LoRA to Ovi, with a strength for each tower. A LoRA of Wan 2.2 5B changes the "
             "video, a LoRA of Ovi video and audio. The node shows how many weights were patched.",
             search_aliases=["ovi lora", "wan 2.2 5b lora", "lora loader"],

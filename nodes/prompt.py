@@ -29,7 +29,7 @@ class OviPrompt(io.ComfyNode):
         return io.Schema(
             node_id="OviPrompt",
             display_name="Ovi Prompt",
-            category="Ovi",
+            category="Ovi/conditioning",
             description="Builds a prompt from scene, speech and sound, and shows whether the speech fits the clip.",
             search_aliases=["ovi speech", "ovi dialogue", "ovi token count", "speech tags"],
             inputs=[

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..ovi import geometry, image
-from ..ovi.native.joint import JointLatent, preserved_notes, regenerate_between
+from ..ovi.native.joint import JointLatent, preserved_note, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
 from .inputs import MAX_SIZE, REGENERATED, batch_input, fit_input, regenerated_inputs, seconds_input, size_inputs
@@ -29,7 +29,7 @@ class OviReference(io.ComfyNode):
         return io.Schema(
             node_id="OviReference",
             display_name="Ovi Reference",
-            category="Ovi",
+            category="Ovi/latent",
             description="Creates a latent that preserves the images, video or audio you connect; the rest is generated "
             "to match. Use it for audio to a video, a video to audio, a voice that continues, a last frame, or to "
             "regenerate a part of a clip. Experimental: Ovi was trained with a first frame as its only reference.",
@@ -166,7 +166,7 @@ class OviRemake(io.ComfyNode):
         return io.Schema(
             node_id="OviRemake",
             display_name="Ovi Remake",
-            category="Ovi",
+            category="Ovi/latent",
             description="Masks a finished clip so that a sampler regenerates a part of it and preserves the rest: new "
             "audio for the same video, new video for the same audio, or a few seconds of both. Experimental: Ovi was "
             "trained with a first frame as its only reference.",
@@ -190,4 +190,4 @@ class OviRemake(io.ComfyNode):
         video, audio = REGENERATED[remake]
         regenerate_between(video_mask, audio_mask, remake_start, remake_end, video=video, audio=audio)
         masked = samples | {"noise_mask": NestedTensor((video_mask, audio_mask))}
-        return io.NodeOutput(masked, ui=show(cls, preserved_notes(video_mask, audio_mask)))
+        return io.NodeOutput(masked, ui=show(cls, [preserved_note(video_mask, audio_mask)]))

@@ -20,7 +20,7 @@ class OviScheduler(io.ComfyNode):
         return io.Schema(
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
-            category="Ovi",
+            category="Ovi/sampling",
             description="The noise schedule of the Ovi release, for 'SamplerCustomAdvanced'.",
             search_aliases=["ovi sigmas", "ovi steps", "ovi shift"],
             inputs=[
@@ -78,7 +78,7 @@ class OviUniPCSampler(io.ComfyNode):
         return io.Schema(
             node_id="OviUniPCSampler",
             display_name="Ovi UniPC",
-            category="Ovi",
+            category="Ovi/sampling",
             description="The sampler of the Ovi release, for 'SamplerCustomAdvanced': second-order UniPC for flow "
             "matching. ComfyUI's uni_pc is a different variant.",
             search_aliases=["ovi sampler", "flow unipc"],

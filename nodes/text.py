@@ -34,7 +34,7 @@ class OviTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="OviTextEncode",
             display_name="Ovi Text Encode",
-            category="Ovi",
+            category="Ovi/conditioning",
             description="Encodes the prompt, which both towers read, and a negative prompt for each tower. Words "
             "between <S> and <E> are spoken. Weights such as (word:1.5) have no effect.",
             search_aliases=["ovi prompt", "ovi negative", "speech tags", "audcap"],
@@ -46,8 +46,9 @@ class OviTextEncode(io.ComfyNode):
                     "The scene, speech between <S> and <E>, and at the end a description of the audio: 'Audio: ...' or "
                     "<AUDCAP>...<ENDAUDCAP>, converted to the form of the prompt style.",
                 ),
-                text_input("video_negative", ovi_prompt.VIDEO_NEGATIVE, "What to avoid in the video."),
-                text_input("audio_negative", ovi_prompt.AUDIO_NEGATIVE, "What to avoid in the audio."),
+                # In one line: boxes for several would have no labels, and be as large as the prompt's.
+                text_input("video_negative", ovi_prompt.VIDEO_NEGATIVE, "What to avoid in the video.", multiline=False),
+                text_input("audio_negative", ovi_prompt.AUDIO_NEGATIVE, "What to avoid in the audio.", multiline=False),
                 prompt_style_input(list(ovi_prompt.STYLES), " 'as written' changes nothing."),
             ],
             outputs=[
@@ -74,9 +75,9 @@ class OviTextEncode(io.ComfyNode):
             [torch.cat([video, audio], dim=-1), values]
             for (video, values), (audio, _) in zip(for_video.conditioning, for_audio.conditioning, strict=True)
         ]
-        counted = f"Prompt: {positive.tokens} of {TEXT_LEN} tokens"
-        notes = [truncation("Prompt", positive) if positive.truncated else counted, *formatted.notes]
-        notes += ovi_prompt.doubts(prompt, prompt_style)
-        named = {"Video negative": for_video, "Audio negative": for_audio}
-        notes += [truncation(name, encoded) for name, encoded in named.items() if encoded.truncated]
+        named = {"Prompt": positive, "Video negative": for_video, "Audio negative": for_audio}
+        notes = [truncation(name, encoded) for name, encoded in named.items() if encoded.truncated]
+        notes += [*ovi_prompt.doubts(prompt, prompt_style), *formatted.notes]
+        if not positive.truncated:
+            notes.append(f"Prompt: {positive.tokens} of {TEXT_LEN} tokens")
         return io.NodeOutput(positive.conditioning, negative, ui=show(cls, notes))

@@ -87,17 +87,23 @@ def nearest_size(width: int, height: int, area: int | None = None) -> tuple[int,
     return _nearest_multiple(width), _nearest_multiple(height)
 
 
-def trained_for(width: int, height: int, frames: int) -> list[str]:
-    """Return one sentence per variant: whether it was trained on such a clip (within 10 % of its area)."""
-    sentences = []
-    for name, variant in VARIANTS.items():
-        other = []
-        if abs(width * height / variant.area - 1) > 0.1:
-            other.append("at sizes such as {}x{}".format(*nearest_size(width, height, variant.area)))
-        if frames > variant.frames:
-            other.append(f"on up to {variant.frames} frames, beyond which speech falls apart")
-        sentences.append(f"{name} was trained {' and '.join(other) or 'at this size and length'}.")
-    return sentences
+def fit_note(width: int, height: int, frames: int) -> str:
+    """Say in one line which checkpoints were trained on such a clip, or what to change. See `fits`."""
+    if fitting := fits(width, height, frames):
+        return f"Fits {' and '.join(fitting)}"
+    if sized := fits(width, height):
+        return f"Over {max(VARIANTS[name].frames for name in sized)} frames: needs context windows"
+    nearest = min(VARIANTS.values(), key=lambda variant: abs(math.log(width * height / variant.area)))
+    return "{}x{} fits no checkpoint: try {}x{}".format(width, height, *nearest_size(width, height, nearest.area))
+
+
+def fits(width: int, height: int, frames: int = 0) -> list[str]:
+    """Return the variants that were trained on clips like this one: at most 10 % from its area, and as many frames."""
+    return [
+        name
+        for name, variant in VARIANTS.items()
+        if abs(width * height / variant.area - 1) <= 0.1 and frames <= variant.frames
+    ]
 
 
 def _nearest_multiple(pixels: int) -> int:

@@ -193,18 +193,18 @@ def audio_latents_between(start: float, end: float) -> Span:
     return math.floor(start * geometry.AUDIO_LATENT_RATE), math.ceil(end * geometry.AUDIO_LATENT_RATE)
 
 
-def video_note(mask: Tensor) -> str:
-    """Say which frames a mask [F] over video latents preserves."""
-    spans = [(geometry.frames(first) + 1, geometry.frames(after)) for first, after in _preserved(mask)]
-    listed = [f"{max(first, 1)} to {last}" for first, last in spans]
-    return _note("Video", "frames", listed, str(geometry.frames(len(mask))))
-
-
-def audio_note(mask: Tensor) -> str:
-    """Say which seconds a mask [L] over audio latents preserves."""
+def preserved_note(video_mask: Tensor, audio_mask: Tensor) -> str:
+    """Say in one line which frames a mask [F] over video latents and which seconds one [L] over audio latents keep."""
+    if video_mask.all() and audio_mask.all():
+        return "Preserved: nothing"
     rate = geometry.AUDIO_LATENT_RATE
-    listed = [f"{first / rate:.2f} to {after / rate:.2f}" for first, after in _preserved(mask)]
-    return _note("Audio", "seconds", listed, f"{len(mask) / rate:.2f}")
+    frames = [(max(geometry.frames(first) + 1, 1), geometry.frames(after)) for first, after in _preserved(video_mask)]
+    seconds = [(first / rate, after / rate) for first, after in _preserved(audio_mask)]
+    of_video = " and ".join(f"{first} to {last}" if first < last else f"{last}" for first, last in frames)
+    of_audio = " and ".join(f"{first:.2f} to {end:.2f}" for first, end in seconds)
+    video = f"frames {of_video} of {geometry.frames(len(video_mask))}" if frames else "no frames"
+    audio = f"audio {of_audio} of {len(audio_mask) / rate:.2f} s" if seconds else "no audio"
+    return f"Preserved: {video}, {audio}"
 
 
 def gap_notes(audio_latents: int, seconds: float) -> list[str]:
@@ -226,9 +226,3 @@ def _preserved(mask: Tensor) -> list[Span]:
             spans.append((position, after))
         position = after
     return spans
-
-
-def _note(modality: str, unit: str, spans: list[str], total: str) -> str:
-    if not spans:
-        return f"{modality}: all {total} {unit} are generated"
-    return f"{modality}: {unit} {' and '.join(spans)} of {total} are preserved"

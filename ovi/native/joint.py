@@ -62,12 +62,13 @@ class JointLatent:
         }
 
     def notes(self, on_media: Sequence[str] = ()) -> list[str]:
-        """Say what is preserved, then the notes on its media, and which checkpoints were trained for such a clip."""
-        return [
-            *preserved_notes(self.video_mask, self.audio_mask),
-            *on_media,
-            *geometry.trained_for(self.width, self.height, self.length),
-        ]
+        """Say where no checkpoint was trained for such a clip, then what is preserved, and the notes on its media."""
+        return [*self.misfit(), preserved_note(self.video_mask, self.audio_mask), *on_media]
+
+    def misfit(self) -> list[str]:
+        """Say that no checkpoint was trained for such a clip, where that is so."""
+        size = self.width, self.height, self.length
+        return [] if geometry.fits(*size) else [geometry.fit_note(*size)]
 
     def preserve_start_image(self, vae: Any, start_image: Tensor, fit: image.Fit) -> None:
         """Preserve an image [1, H, W, C] as the first frame, which the first latent holds alone."""
@@ -169,6 +170,6 @@ def regenerate_between(
         audio_mask[..., first:after] = 1.0
 
 
-def preserved_notes(video_mask: Tensor, audio_mask: Tensor) -> list[str]:
+def preserved_note(video_mask: Tensor, audio_mask: Tensor) -> str:
     """Say what the masks [B, 1, F, H, W] and [B, 1, L] preserve."""
-    return [media.video_note(video_mask[0, 0, :, 0, 0]), media.audio_note(audio_mask[0, 0])]
+    return media.preserved_note(video_mask[0, 0, :, 0, 0], audio_mask[0, 0])

@@ -58,15 +58,17 @@ def apply(
         why = "; ".join(_lines(left, 1, sd)) or "the file is empty"
         raise ValueError(f"Nothing of this LoRA changes Ovi: {why}; {ADVICE}.")
     model = model.clone()
-    notes = []
-    for tower, prefix, strength in (("Video", VIDEO, video_strength), ("Audio", AUDIO, audio_strength)):
+    done = []
+    for tower, prefix, strength in (("video", VIDEO, video_strength), ("audio", AUDIO, audio_strength)):
         of_tower = {f"diffusion_model.{key}": patch for key, patch in patches.items() if key.startswith(prefix)}
         if strength:
             model.add_patches(of_tower, strength)
-            notes.append(f"{tower} tower: {len(of_tower)} weights, strength {strength:g}")
+            done.append(f"{len(of_tower)} {tower} weights at {strength:g}")
         else:
-            notes.append(f"{tower} tower: unchanged, strength 0 ({len(of_tower)} weights in the file)")
-    return model, notes + [f"Not loaded: {line}" for line in _lines(left, NAMED)]
+            done.append(f"{tower} unchanged")
+    rest = f"; {len(left)} tensors not loaded" if left else ""
+    notes = [f"Patched: {', '.join(done)}{rest}", *(f"Not loaded: {line}" for line in _lines(left, NAMED))]
+    return model, notes
 
 
 def _read(sd: Mapping[str, Any], model: ModelPatcher) -> tuple[dict[str, Any], dict[str, str]]:

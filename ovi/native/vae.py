@@ -34,6 +34,12 @@ def require_audio_vae(vae: Any) -> None:
         )
 
 
+def require_vaes(video_vae: Any, audio_vae: Any) -> None:
+    """Raise ValueError unless both VAEs are those that Ovi needs."""
+    require_video_vae(video_vae)
+    require_audio_vae(audio_vae)
+
+
 def _describe(vae: Any) -> str:
     kind = {1: "an audio VAE", 2: "an image VAE", 3: "a video VAE"}.get(vae.latent_dim, "a VAE")
     wan21 = " (such as Wan 2.1's)" if (vae.latent_dim, vae.latent_channels) == (3, 16) else ""

@@ -48,6 +48,7 @@ RANGES = {  # of the nodes' inputs, ComfyUI's and ours
 CORE = {"RandomNoise", "KSampler", "KSamplerAdvanced", "CFGGuider"}  # of ComfyUI's nodes, those with these ranges
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}  # on Windows
 LOADERS = ("LoadImage", "LoadImageMask")
+TEXTS = ("PrimitiveString", "PrimitiveStringMultiline")  # ComfyUI's nodes that hold a text
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # others, such as EPS, may start a program
 
 
@@ -284,13 +285,25 @@ def _file_name(cell: str) -> str:
 
 
 def _targets(prompt: Prompt, column: str) -> list[tuple[str, str]]:
-    """Return the inputs that a column may set, as (node, input): those with a value of their own, not a wire."""
+    """Return the inputs that a column may set, as (node, input): those with a value of their own, not a wire.
+
+    A text may come from a node of its own, whose value is set then.
+    """
     if "." in column:
         node, _, key = column.partition(".")
         candidates = [(node, key)] if node in prompt else []
     else:
         candidates = [(node, key) for node in prompt for key in ALIASES.get(column, (column,))]
-    return [(node, key) for node, key in candidates if isinstance(prompt[node]["inputs"].get(key), (str, int, float))]
+    places = dict.fromkeys(_source(prompt, node, key) for node, key in candidates)
+    return [(node, key) for node, key in places if isinstance(prompt[node]["inputs"].get(key), (str, int, float))]
+
+
+def _source(prompt: Prompt, node: str, key: str) -> tuple[str, str]:
+    """Return where the value of an input stands: in the input, or in the node for texts that is connected to it."""
+    match prompt[node]["inputs"].get(key):
+        case [str(source), 0] if source in prompt and prompt[source]["class_type"] in TEXTS:
+            return source, "value"
+    return node, key
 
 
 def _target(prompt: Prompt, column: str) -> tuple[str, str]:

@@ -132,7 +132,7 @@ def test_wan_lora(comfy, model, naming):
     """It changes its layers of the video tower and nothing else."""
     with_lora, notes = load_lora(comfy, model, written(wan(WAN), naming))
     assert_weights(patched(with_lora), with_pairs(WAN))
-    assert notes == ["Video tower: 30 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    assert notes == ["Patched: 30 video weights at 1, 0 audio weights at 1"]
 
 
 @pytest.mark.parametrize("naming", ["diffusion_model.", "lora_unet_", "bare"])
@@ -141,13 +141,9 @@ def test_ovi_lora(comfy, model, naming, video, audio):
     with_lora, notes = load_lora(comfy, model, written(OVI, naming), video, audio)
     pairs = {layer: pair for layer, pair in OVI.items() if (video if layer.startswith(VIDEO) else audio)}
     assert_weights(patched(with_lora), with_pairs(pairs, video, audio))
-    towers = {"Video": video, "Audio": audio}
-    assert notes == [
-        f"{tower} tower: 6 weights, strength {strength:g}"
-        if strength
-        else f"{tower} tower: unchanged, strength 0 (6 weights in the file)"
-        for tower, strength in towers.items()
-    ]
+    towers = {"video": video, "audio": audio}
+    said = [f"6 {tower} weights at {at:g}" if at else f"{tower} unchanged" for tower, at in towers.items()]
+    assert notes == [f"Patched: {', '.join(said)}"]
 
 
 @pytest.mark.parametrize("name", ["blocks.1.modulation", "video_model.blocks.1.modulation.modulation"])
@@ -162,7 +158,7 @@ def test_differences_of_other_weights(comfy, model, name):
     changed = ("blocks.1.modulation.modulation", "blocks.0.norm3.weight", "blocks.0.self_attn.q.bias")
     with_lora, notes = load_lora(comfy, model, sd, video=0.5)
     assert_weights(patched(with_lora), SD | {VIDEO + key: SD[VIDEO + key] + 0.5 for key in changed})
-    assert notes[0] == "Video tower: 3 weights, strength 0.5"
+    assert notes[0].startswith("Patched: 3 video weights at 0.5, ")
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -173,9 +169,9 @@ def test_weights_that_comfyui_does_not_change_are_named(comfy, model, monkeypatc
     sd = {f"diffusion_model.{name}.diff": torch.ones(shape) for name, shape in zip(names, shapes, strict=True)}
     monkeypatch.setattr(type(model), "is_dynamic", lambda _: dynamic)
     _, notes = load_lora(comfy, model, sd)
-    assert notes[0] == f"Video tower: {1 if dynamic else 2} weights, strength 1"
+    assert notes[0].startswith(f"Patched: {1 if dynamic else 2} video weights at 1, ")
     keys = ", ".join(f"diffusion_model.{name}.diff" for name in names[1 if dynamic else 2 :])
-    assert notes[2] == f"Not loaded: {keys} (ComfyUI lets no LoRA change this weight)"
+    assert notes[1] == f"Not loaded: {keys} (ComfyUI lets no LoRA change this weight)"
 
 
 def test_what_did_not_land_is_named(comfy, model):
@@ -183,11 +179,11 @@ def test_what_did_not_land_is_named(comfy, model):
     sd |= {f"diffusion_model.img_emb.proj.{i}.lora_A.weight": torch.ones(4, 96) for i in range(11)}
     sd |= {"diffusion_model.blocks.0.ffn.0.lora_B.weight": torch.ones(5120, 4)}
     _, notes = load_lora(comfy, model, sd)
-    assert notes[0] == "Video tower: 29 weights, strength 1"
-    assert notes[2].startswith("Not loaded: diffusion_model.img_emb.proj.0.lora_A.weight, ")
-    assert notes[2].endswith(" and 1 more (Ovi has no such layer)")
+    assert notes[0].startswith("Patched: 29 video weights at 1, ")
+    assert notes[1].startswith("Not loaded: diffusion_model.img_emb.proj.0.lora_A.weight, ")
+    assert notes[1].endswith(" and 1 more (Ovi has no such layer)")
     layer = "diffusion_model.blocks.0.ffn.0"
-    assert notes[3] == f"Not loaded: {layer}.lora_A.weight, {layer}.lora_B.weight (not the size of Ovi's layer)"
+    assert notes[2] == f"Not loaded: {layer}.lora_A.weight, {layer}.lora_B.weight (not the size of Ovi's layer)"
 
 
 def test_nothing_lands(comfy, model):
@@ -296,7 +292,7 @@ def weight(model, key):
 )
 def test_a_layer_is_found_after_any_prefix(comfy, model, layer):
     with_lora, notes = apply(comfy, model, {f"{layer}.lora_B.weight": UP, f"{layer}.lora_A.weight": DOWN})
-    assert notes == ["Video tower: 1 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    assert notes == ["Patched: 1 video weights at 1, 0 audio weights at 1"]
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), SD[Q_WEIGHT] + UP @ DOWN)
 
 
@@ -325,7 +321,7 @@ def test_kinds(comfy, model, kind):
     """What ComfyUI's adapters apply is what the note counts."""
     parts, expected = KINDS[kind]
     with_lora, notes = apply(comfy, model, {f"{Q}.{end}": t for end, t in parts.items()})
-    assert notes == ["Video tower: 1 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    assert notes == ["Patched: 1 video weights at 1, 0 audio weights at 1"]
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -335,7 +331,7 @@ def test_norms_and_biases(comfy, model):
     sd |= {f"{Q}.lora_B.bias": draw(96), f"{Q[:-1]}norm_q.w_norm": draw(96)}
     sd |= {"diffusion_model.blocks.0.norm3.w_norm": draw(96), "diffusion_model.blocks.0.norm3.b_norm": draw(96)}
     with_lora, notes = apply(comfy, model, sd)
-    assert notes == ["Video tower: 5 weights, strength 1", "Audio tower: 0 weights, strength 1"]
+    assert notes == ["Patched: 5 video weights at 1, 0 audio weights at 1"]
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + 2 * UP @ DOWN)
     for name, factor in (
         ("self_attn.q.bias", 2),
@@ -426,8 +422,8 @@ def test_what_changes_nothing_is_named(comfy, model, kind):
     with pytest.raises(ValueError, match=f"^Nothing of this LoRA changes Ovi: {Q}.*{reason}.*; choose a LoRA"):
         apply(comfy, model, sd)
     with_lora, notes = apply(comfy, model, sd | OTHER_PAIR)
-    assert notes[0] == "Video tower: 1 weights, strength 1"
-    assert notes[2].startswith(f"Not loaded: {', '.join(sd)} ({reason}")
+    assert notes[0].startswith("Patched: 1 video weights at 1, ")
+    assert notes[1].startswith(f"Not loaded: {', '.join(sd)} ({reason}")
     assert list(with_lora.patches) == ["diffusion_model.video_model.blocks.1.ffn.0.weight"]
 
 
@@ -447,8 +443,8 @@ def test_what_changes_nothing_is_named(comfy, model, kind):
 )
 def test_an_unused_part_of_a_pair_is_named(comfy, model, end, tensor, reason):
     with_lora, notes = apply(comfy, model, PAIR | {f"{Q}.{end}": tensor})
-    assert notes[0] == "Video tower: 1 weights, strength 1"
-    assert notes[2].startswith(f"Not loaded: {Q}.{end} ({reason}")
+    assert notes[0].startswith("Patched: 1 video weights at 1, ")
+    assert notes[1].startswith(f"Not loaded: {Q}.{end} ({reason}")
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + UP @ DOWN)
 
 
@@ -464,11 +460,11 @@ def test_swapped_layers_are_named(comfy, model):
 def test_one_of_two_patches_of_a_weight_is_named(comfy, model):
     """ComfyUI keeps the last; so it is with two names of one layer."""
     _, notes = apply(comfy, model, PAIR | {f"{Q}.diff": draw(96, 96)})
-    assert notes[0] == "Video tower: 1 weights, strength 1"
-    assert notes[2].startswith(f"Not loaded: {', '.join(PAIR)} (")
+    assert notes[0].startswith("Patched: 1 video weights at 1, ")
+    assert notes[1].startswith(f"Not loaded: {', '.join(PAIR)} (")
     again = {key.replace("diffusion_model", "unet"): t for key, t in PAIR.items()}
     _, notes = apply(comfy, model, PAIR | again)
-    assert notes[2] == f"Not loaded: {', '.join(again)} (the file has another tensor for the same)"
+    assert notes[1] == f"Not loaded: {', '.join(again)} (the file has another tensor for the same)"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -510,7 +506,7 @@ def test_alpha_of_a_whole_lokr_is_not_used(comfy, model):
     w1, w2 = draw(8, 8), draw(12, 12)
     sd = {f"{Q}.lokr_w1": w1, f"{Q}.lokr_w2": w2, f"{Q}.alpha": 0}
     with_lora, notes = apply(comfy, model, sd)
-    assert notes[0] == "Video tower: 1 weights, strength 1"
+    assert notes[0].startswith("Patched: 1 video weights at 1, ")
     torch.testing.assert_close(weight(with_lora, Q_WEIGHT), W + torch.kron(w1, w2))
 
 
@@ -598,6 +594,6 @@ def test_every_claim_is_true(comfy, model, seed):
         assert refusal.startswith("Nothing of this LoRA changes Ovi: ")
         return
     keys = [key.removeprefix("diffusion_model.") for key in with_lora.patches]
-    assert sum(int(re.search(r"\d+", note)[0]) for note in notes[:2]) == len(keys) > 0
+    assert sum(map(int, re.findall(r"(\d+) (?:video|audio) weights", notes[0]))) == len(keys) > 0
     for key in keys:
         assert not torch.equal(weight(with_lora, key), SD[key]), key

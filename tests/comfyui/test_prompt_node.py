@@ -63,7 +63,7 @@ def test_text_encode_reads_and_names_the_tags(comfy, clip):
         output = comfy.node["OviTextEncode"].execute(
             clip=clip, prompt=prompt, video_negative="", audio_negative="", prompt_style=style
         )
-        return output.args[0][0][0], output.ui.as_dict()["text"][0].splitlines()[1:]
+        return output.args[0][0][0], output.ui.as_dict()["text"][0].splitlines()[:-1]
 
     meant, notes = encode("She says, <S>Hi<E> <AUDCAP>rain<ENDAUDCAP>")
     assert notes == []

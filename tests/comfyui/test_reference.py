@@ -24,11 +24,11 @@ def refer(comfy, **inputs):
     output = comfy.node["OviReference"].execute(**SIZE | CLIP | REMAKE | vaes | inputs)
     latent = output.args[0]
     (text,) = output.ui.as_dict()["text"]
-    notes, trained = text.splitlines(), geometry.trained_for(*SIZE.values())
-    assert notes[-len(trained) :] == trained
+    fit, *notes = text.splitlines()
+    assert fit == geometry.fit_note(*SIZE.values())
     video_mask, audio_mask = latent["noise_mask"].unbind()
     assert (video_mask == video_mask[:1, :, :, :1, :1]).all()
-    return latent, (video_mask[0, 0, :, 0, 0].int().tolist(), audio_mask[0, 0].int().tolist()), notes[: -len(trained)]
+    return latent, (video_mask[0, 0, :, 0, 0].int().tolist(), audio_mask[0, 0].int().tolist()), notes
 
 
 # The modes
@@ -165,9 +165,9 @@ def test_videos_in_the_wild(comfy, count, fps, kept, said):
     video = random_frames(count)
     latent, (mask, _), shown = refer(comfy, video=video, fps=fps)
     assert geometry.frames(mask.count(0)) == kept
-    assert shown[0] == f"Video: frames 1 to {kept} of 13 are preserved"
-    assert len(shown) == 2 + len(said)
-    assert all(words in line for words, line in zip(said, shown[2:], strict=True))
+    assert shown[0] == f"Preserved: frames {'1' if kept == 1 else f'1 to {kept}'} of 13, no audio"
+    assert len(shown) == 1 + len(said)
+    assert all(words in line for words, line in zip(said, shown[1:], strict=True))
     used = video[media.retimed(count, fps)[:kept]]
     assert_equal([latent["samples"].unbind()[0][:, :, : mask.count(0)]], [BlockVAE().encode(used)], 1e-6)
 
@@ -190,8 +190,8 @@ def test_frames_of_another_size_are_fitted_like_images(comfy):
 def test_audio_in_the_wild(comfy, rate, channels, seconds, kept):
     latent, (_, mask), shown = refer(comfy, audio=tone(seconds, rate, channels))
     assert mask == [0] * kept + [1] * (17 - kept)
-    assert shown[1] == f"Audio: seconds 0.00 to {kept / 31.25:.2f} of 0.54 are preserved"
-    assert shown[2:] == ([] if seconds < 1 else ["The audio lasts 60.00 s: the first 0.54 s are used"])
+    assert shown[0] == f"Preserved: no frames, audio 0.00 to {kept / 31.25:.2f} of 0.54 s"
+    assert shown[1:] == ([] if seconds < 1 else ["The audio lasts 60.00 s: the first 0.54 s are used"])
     audio = latent["samples"].unbind()[1]
     plain = refer(comfy, audio=tone(seconds))[0]["samples"].unbind()[1]
     torch.testing.assert_close(audio[..., 1 : kept - 1], plain[..., 1 : kept - 1], atol=0.02, rtol=0)
@@ -201,7 +201,7 @@ def test_audio_in_the_wild(comfy, rate, channels, seconds, kept):
 def test_silence_is_a_sound_and_clipping_is_said(comfy):
     assert refer(comfy, audio=tone(0.54, amplitude=0.0))[1][1] == [0] * 16 + [1]
     for amplitude, said in ((1.0, []), (3.2, ["The audio peaks at 3.20: everything beyond 1 is clipped"])):
-        assert refer(comfy, audio=tone(0.54, amplitude=amplitude))[2][2:] == said
+        assert refer(comfy, audio=tone(0.54, amplitude=amplitude))[2][1:] == said
 
 
 # What is refused

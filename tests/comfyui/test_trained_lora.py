@@ -31,7 +31,7 @@ def test_lora_loads_back(comfy, tmp_path):
         output = comfy.node["OviLoraLoader"].execute(model, "trained.safetensors", 1.0, 1.0)
         layers = {key.removesuffix(".lora_A.weight") for key in lora if ".lora_A." in key}
         assert len(layers) == 2 * 3 * (4 + 6 + 2)
-        assert f"Video tower: {len(layers) // 2} weights" in output.ui.as_dict()["text"][0]
+        assert f"Patched: {len(layers) // 2} video weights at" in output.ui.as_dict()["text"][0]
         assert "Not loaded" not in output.ui.as_dict()["text"][0]
         patched, weights = output.args[0], golden_model.load().state_dict()
         for layer in layers:

@@ -14,7 +14,7 @@ from PIL import Image
 from ovi.tools import batch, results
 from support import ROOT
 from support.batch import clip, index_first, still, write
-from support.workflows import id_of, ids, node_of, prompt
+from support.workflows import GRAPHS, id_of, ids, node_of, prompt
 
 TEXT_TO_VIDEO, IMAGE_TO_VIDEO = prompt("ovi_text_to_video"), prompt("ovi_image_to_video")
 FPS = f"{id_of(TEXT_TO_VIDEO, 'CreateVideo')}.fps"
@@ -216,17 +216,35 @@ def test_true_and_false_belong_to_switches(tmp_path):
     assert node_of(row.prompt, "OviTextEncode")["inputs"]["prompt_style"] == "[1]"
 
 
+def test_a_text_may_have_a_node_of_its_own(tmp_path):
+    """As in the templates, where the negative prompts are red nodes."""
+    workflow = prompt("ovi_text_to_video")
+    encode = id_of(workflow, "OviTextEncode")
+    workflow["5:99"] = {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "blur"}}
+    workflow[encode]["inputs"] |= {
+        "video_negative": ["5:99", 0],
+        "audio_negative": ["5:99", 0],
+        "prompt": ["missing", 0],
+    }
+    (row,) = batch.read(table(tmp_path, "video_negative\nrain\n"), workflow)
+    assert row.prompt["5:99"]["inputs"] == {"value": "rain"}
+    with pytest.raises(ValueError, match=r"'video_negative' and '5:99.value': both set 5:99.value"):
+        batch.read(table(tmp_path, "video_negative,5:99.value\nrain,snow\n"), workflow)
+    with pytest.raises(ValueError, match="'prompt', and there is no input for it"):
+        batch.read(table(tmp_path, "prompt\nA fox.\n"), workflow)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("workflow.json", (ROOT / "workflows" / "ovi_text_to_video.json").read_bytes()),
+        ("workflow.json", GRAPHS[0].read_bytes()),
         ("empty.json", b"{}"),
         ("deep.json", b"[" * 100_000),
         ("nan.json", b'{"1": {"class_type": "X", "inputs": {"x": NaN}}}'),
         ("inputs.json", b'{"1": {"class_type": "X", "inputs": []}}'),
         ("bytes.json", b"\xff\xfe\xfd"),
-        ("thumbnail.jpg", (ROOT / "workflows" / "ovi_text_to_video.jpg").read_bytes()),
-        ("clip.MP4", (ROOT / "workflows" / "ovi_text_to_video.jpg").read_bytes()),
+        ("thumbnail.jpg", GRAPHS[0].with_suffix(".jpg").read_bytes()),
+        ("clip.MP4", GRAPHS[0].with_suffix(".jpg").read_bytes()),
         ("empty.mp4", b""),
         ("silent.mp4", clip()),
     ],

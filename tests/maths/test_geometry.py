@@ -91,22 +91,28 @@ def test_audio_spans_cover_a_clip_without_gaps():
     assert spans[-1][1] >= geometry.audio_latents(121)
 
 
-FITS = "at this size and length."
-
-
 @pytest.mark.parametrize(
-    ("clip", "expected"),
+    ("clip", "note"),
     [
-        ((1280, 704, 121), ["at sizes such as 960x544.", FITS, FITS]),
-        (
-            (960, 544, 241),
-            ["on up to 121 frames", "at sizes such as 1280x736 and on up to 121 frames", "at sizes"],
-        ),
-        ((704, 1280, 241), ["at sizes such as 544x960 and on up to", "on up to 121 frames, beyond", FITS]),
-        ((704, 704, 121), [FITS, "at sizes such as 960x960.", "at sizes such as 960x960."]),
+        ((1280, 704, 121), "Fits 960x960_5s and 960x960_10s"),
+        ((960, 960, 125), "Fits 960x960_10s"),
+        ((704, 704, 121), "Fits 720x720_5s"),
+        ((512, 992, 1), "Fits 720x720_5s"),
+        ((704, 704, 125), "Over 121 frames: needs context windows"),
+        ((1280, 704, 245), "Over 241 frames: needs context windows"),
+        ((832, 448, 121), "832x448 fits no checkpoint: try 992x512"),
+        ((64, 96, 9), "64x96 fits no checkpoint: try 576x896"),
+        ((1920, 1088, 121), "1920x1088 fits no checkpoint: try 1280x736"),
     ],
 )
-def test_what_the_variants_were_trained_for(clip, expected):
-    sentences = geometry.trained_for(*clip)
-    for name, sentence, start in zip(geometry.VARIANTS, sentences, expected, strict=True):
-        assert sentence.startswith(f"{name} was trained {start}")
+def test_one_line_says_which_checkpoints_fit(clip, note):
+    assert geometry.fit_note(*clip) == note
+    assert len(note) <= 45
+
+
+@pytest.mark.parametrize("variant", geometry.VARIANTS.values(), ids=list(geometry.VARIANTS))
+@pytest.mark.parametrize("clip", [(100, 100), (832, 448), (1920, 1088), (4096, 32), (2048, 512)])
+def test_what_the_note_says_to_try_fits(clip, variant):
+    said = geometry.fit_note(*clip, variant.frames)
+    width, height = said.rsplit(" ", 1)[1].split("x")
+    assert "no checkpoint" not in geometry.fit_note(int(width), int(height), 121)

@@ -193,17 +193,14 @@ def test_a_span_has_every_latent_that_it_touches(span, video, audio):
 
 
 @pytest.mark.parametrize(
-    ("mask", "video", "audio"),
+    ("video", "audio", "note"),
     [
-        ([0, 0, 1, 1], "frames 1 to 5 of 13 are preserved", "seconds 0.00 to 0.06 of 0.13 are preserved"),
-        (
-            [0, 1, 1, 0],
-            "frames 1 to 1 and 10 to 13 of 13 are preserved",
-            "seconds 0.00 to 0.03 and 0.10 to 0.13 of 0.13 are preserved",
-        ),
-        ([1, 1, 1, 1], "all 13 frames are generated", "all 0.13 seconds are generated"),
+        ([0, 0, 1, 1], [0, 0, 1, 1], "frames 1 to 5 of 13, audio 0.00 to 0.06 of 0.13 s"),
+        ([0, 1, 1, 0], [0, 1, 1, 0], "frames 1 and 10 to 13 of 13, audio 0.00 to 0.03 and 0.10 to 0.13 of 0.13 s"),
+        ([1, 1, 1, 1], [0, 0, 0, 0], "no frames, audio 0.00 to 0.13 of 0.13 s"),
+        ([0, 0, 0, 0], [1, 1, 1, 1], "frames 1 to 13 of 13, no audio"),
+        ([1, 1, 1, 1], [1, 1, 1, 1], "nothing"),
     ],
 )
-def test_the_note_says_what_is_preserved(mask, video, audio):
-    assert media.video_note(torch.tensor(mask)) == f"Video: {video}"
-    assert media.audio_note(torch.tensor(mask)) == f"Audio: {audio}"
+def test_the_note_says_what_is_preserved(video, audio, note):
+    assert media.preserved_note(torch.tensor(video), torch.tensor(audio)) == f"Preserved: {note}"
