@@ -121,9 +121,7 @@ def locales(session: nox.Session) -> None:
 @nox.session
 def thumbnails(session: nox.Session) -> None:
     """Draw the thumbnails of workflows/ for ComfyUI's Templates dialog."""
-    environment(session)
-    browser(session)
-    session.run(PYTHON, "-m", "authoring.thumbnails", external=True)
+    in_browser(session, "authoring.thumbnails")
 
 
 @nox.session

@@ -27,7 +27,9 @@ from miniature import WEIGHTS, measure, world
 from tests.support import ROOT
 from tests.support.comfy_server import Server
 
-MODEL = "diffusion_models/model_960x960.safetensors"  # the file that the graphs name
+from . import notes
+
+MODEL = "diffusion_models/" + notes.file_name(notes.FP8)  # the file that the graphs name
 LOADERS = {  # by node type: its stand-in
     "CLIPLoader": "OviMiniatureText",
     "VAELoader": "OviMiniatureVideoVAE",
@@ -43,9 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # by node type: what suits the miniatur
     "OviImageToVideo": SIZE,
     "LoadImage": {"image": "ball.png"},
 }
-SCENES = {"ovi_text_to_video": world.HELD_OUT, "ovi_image_to_video": world.HELD_OUT + 1}  # seeds
-
-WORKFLOWS = [ROOT / "workflows" / "ovi_text_to_video.json", ROOT / "workflows" / "ovi_image_to_video.json"]
+SCENES = {"Ovi 1 Text to Video": world.HELD_OUT, "Ovi 2 Image to Video": world.HELD_OUT + 1}  # seeds, by workflow
 OUTPUT = ROOT / "output"
 
 
@@ -66,13 +66,14 @@ def main() -> None:
             (base / "models" / MODEL).parent.mkdir(parents=True)
             shutil.copy(WEIGHTS / "ovi_miniature.safetensors", base / "models" / MODEL)
         with Server(args.comfyui, base, *options) as server:
-            for workflow in WORKFLOWS:
+            for title in SCENES:
+                workflow = ROOT / "workflows" / f"{title}.json"
                 print(f"\n{workflow.relative_to(ROOT)}")
                 started = time.monotonic()
                 graph = workflow if args.weights else fitted(server, workflow, base)
                 comfy_cli(server, base, "--workflow", str(graph), "--wait", "--timeout", "3600")
                 saved = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
-                clip = Path(shutil.copy(saved, OUTPUT / f"{workflow.stem}.mp4"))
+                clip = Path(shutil.copy(saved, OUTPUT / f"{title}.mp4"))
                 frames = describe(clip, base / "audio.wav", time.monotonic() - started)
                 if not args.weights:
                     wave = torch.from_numpy(soundfile.read(base / "audio.wav", dtype="float32")[0])

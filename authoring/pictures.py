@@ -16,7 +16,11 @@ from PIL import Image
 
 from tests.support import ROOT, browser
 from tests.support.comfy_server import Server
+from tests.support.workflows import every_node
 
+from .templates import TEMPLATES
+
+NAMES = {"Ovi 9 Text to Video, All Nodes": "text_to_video_all_nodes"}  # of those that are not named after the prompt
 WIDTH = 1800  # pixels of a screenshot, at least
 SCALE = 0.6  # pixels for each unit of the graph, at least: below, the frontend draws no text
 MARGIN = 20  # pixels around the graph
@@ -26,18 +30,18 @@ HIDDEN = {"Comfy.Graph.CanvasInfo": False, "Comfy.Graph.CanvasMenu": False}  # s
 def main() -> None:
     """Write a screenshot of every graph."""
     comfyui = Path(sys.argv[1]).resolve()
-    graphs = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "workflows").glob("*.json"))}
+    graphs = {title: json.loads((ROOT / "workflows" / f"{title}.json").read_text()) for title in TEMPLATES}
     with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder, "base"), "--cpu") as server:
-        for name, graph in graphs.items():
+        for title, graph in graphs.items():
             pretend_files(server.base, graph)
-            with browser.frontend(server.url, Path(folder, name)) as page:
-                screenshot(page, graph, ROOT / "docs" / f"{name.removeprefix('ovi_')}.png")
+            with browser.frontend(server.url, Path(folder, title)) as page:
+                screenshot(page, graph, ROOT / "docs" / f"{NAMES.get(title, TEMPLATES[title].prompt[4:])}.png")
 
 
 def pretend_files(base: Path, graph: dict[str, Any]) -> None:
     """Make empty files for a graph's models and its video, since the frontend marks missing ones in red."""
     paths = [base / "input" / node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "LoadVideo"]
-    for node in graph["nodes"]:
+    for node in every_node(graph):
         paths += [base / "models" / file["directory"] / file["name"] for file in node["properties"].get("models", ())]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
@@ -46,13 +50,14 @@ def pretend_files(base: Path, graph: dict[str, Any]) -> None:
 
 def screenshot(page: browser.Page, graph: dict[str, Any], path: Path) -> None:
     """Show a graph alone and save it as PNG."""
-    boxes = [group["bounding"] for group in graph["groups"]]
+    browser.load_workflow(page, graph)
+    shape = browser.shape(page)
+    boxes = [each["bounds"] for each in shape["nodes"] + shape["groups"]]
     left, top = (min(box[i] for box in boxes) for i in (0, 1))
-    right, bottom = (max(box[i] + box[i + 2] for box in boxes) for i in (0, 1))
+    right, bottom = (max(box[i] for box in boxes) for i in (2, 3))
     scale = max((WIDTH - 2 * MARGIN) / (right - left), SCALE)
     width, height = (round(side * scale) + 2 * MARGIN for side in (right - left, bottom - top))
     page.set_viewport_size({"width": width, "height": height})
-    browser.load_workflow(page, graph)
     page.evaluate(
         """async ([hidden, scale, offset]) => {
             for (const [id, value] of Object.entries(hidden)) await app.extensionManager.setting.set(id, value);

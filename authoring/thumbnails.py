@@ -1,35 +1,360 @@
 """Draw the thumbnails that ComfyUI's Templates dialog shows: workflows/NAME.jpg beside each workflow.
 
-    python -m authoring.thumbnails
+    python -m authoring.thumbnails COMFYUI
 
-Each shows the inputs above the outputs: video in blue, audio in orange.
+They show clips that the miniature (docs/miniature.md) generates here, with ComfyUI's nodes and this pack's, each in the
+way of its workflow but all with KSampler. No upscaling or interpolating model runs: frames are only drawn larger. They
+stand above their audio on one time axis. An orange outline marks what is given, dashed lines mark the bounces found in
+the video.
 """
 
 from __future__ import annotations
 
-import math
+import base64
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
+import torch.nn.functional as F
+from PIL import Image
 from playwright.sync_api import sync_playwright
+from torch import Tensor
 
+from miniature import WEIGHTS, measure, world
 from tests.support import ROOT, browser
+from tests.support.comfy_host import Host
 
 WORKFLOWS = ROOT / "workflows"
-SIZE = 400  # pixels; the dialog shows a square
-BACKGROUND, PAPER, LINE, SEEN, SKY, HEARD = "#17181c", "#e8e6e1", "#9a9aa5", "#3f6fb5", "#a9c8ee", "#f08a4b"
+SIZE, EDGE = 400, 16  # pixels of a thumbnail, which the dialog shows as a square, and of its margin
+INNER = SIZE - 2 * EDGE
+BACKGROUND, PAPER, INK, LINE = "#17181c", "#e8e6e1", "#2b2c33", "#9a9aa5"
+NODE, VIDEO, SKY, AUDIO, RUST = "#33343c", "#3f6fb5", "#a9c8ee", "#f08a4b", "#b4531a"
+
+SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
+SHARED = 17  # frames that a clip has in common with the one before
+LONG = 481  # frames of 20 seconds
+WINDOW, OVERLAP = 31, 8  # latent frames of a context window, and those that it shares with the next one
+SMALL = 64  # pixels of a frame before the second pass
+SHOWN = 3  # the frame that is shown of it
+
+
+class Clip(NamedTuple):
+    """Frames [T, H, W, 3] from 0 to 1, and the waveform [samples] at 16 kHz."""
+
+    frames: Tensor
+    waveform: Tensor
+
+
+class Row(NamedTuple):
+    """A number of frames side by side, one in `every` of a clip: where they begin, and their width in all."""
+
+    x: float
+    width: float
+    every: int
+    frames: int
+
+    @property
+    def step(self) -> float:
+        """The width of one frame."""
+        return self.width / self.frames
+
+    def place(self, seconds: float) -> float:
+        """Return where a time stands: a frame's time is in its middle."""
+        return self.x + (seconds * world.FPS / self.every + 0.5) * self.step
+
+    def seconds(self, x: float) -> float:
+        """Return the time that stands at `x`."""
+        return ((x - self.x) / self.step - 0.5) * self.every / world.FPS
+
+
+class Studio:
+    """The miniature on ComfyUI's nodes and this pack's, in this process."""
+
+    def __init__(self, comfyui: Path, base: Path) -> None:
+        self.run = (host := Host(comfyui, base)).run
+        host.core("nodes_context_windows")
+        from miniature import nodes
+
+        path = shutil.copy(WEIGHTS / "ovi_miniature.safetensors", host.models / "diffusion_models")
+        options = {"second_model_name": "none", "weight_dtype": "default"}
+        (self.model,) = self.run("OviModelLoader", model_name=Path(path).name, **options)
+        (self.text,) = nodes.OviMiniatureText.execute().args
+        (self.video_vae,) = nodes.OviMiniatureVideoVAE.execute().args
+        (self.audio_vae,) = nodes.OviMiniatureAudioVAE.execute().args
+
+    def empty(self, length: int = world.FRAMES) -> Any:
+        """Return an empty latent."""
+        return self.run("EmptyOviLatent", width=world.WIDTH, height=world.HEIGHT, length=length, batch_size=1)[0]
+
+    def sample(self, colour: str, latent: Any, seed: int, denoise: float = 1.0, model: Any = None) -> Any:
+        """Sample the clip of a large ball; return its latent."""
+        (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
+        inputs = {"positive": cond, "negative": cond, "latent_image": latent, "seed": seed, "denoise": denoise}
+        return self.run("KSampler", model=model or self.model, **inputs, **SAMPLING)[0]
+
+    def decode(self, latent: Any) -> Clip:
+        """Decode a latent."""
+        vaes = {"vae": self.video_vae, "audio_vae": self.audio_vae}
+        frames, audio = self.run("OviDecode", samples=latent, **vaes, fps=world.FPS, tile_size=0)
+        return Clip(frames, audio["waveform"][0, 0])
+
+    def from_text(self, colour: str, seed: int) -> Clip:
+        """Generate a clip from its prompt."""
+        return self.decode(self.sample(colour, self.empty(), seed))
+
+    def from_image(self, colour: str, image: Tensor, seed: int) -> Clip:
+        """Generate a clip that starts with an image [1, H, W, 3]."""
+        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
+        (latent,) = self.run("OviImageToVideo", vae=self.video_vae, start_image=image, **size)
+        return self.decode(self.sample(colour, latent, seed))
+
+    def in_a_row(self, colour: str, seeds: Sequence[int]) -> tuple[list[Clip], Clip]:
+        """Generate clips that each continue the one before; return them, and all of them joined."""
+        clips, videos = [self.from_text(colour, seeds[0])], []
+        vaes = {"vae": self.video_vae, "audio_vae": self.audio_vae}
+        for seed in (*seeds[1:], None):
+            audio = {"waveform": clips[-1].waveform[None, None], "sample_rate": world.RATE}
+            videos += self.run("CreateVideo", images=clips[-1].frames, audio=audio, fps=world.FPS)
+            if seed is not None:
+                inputs = {"clip": videos[-1], "length": world.FRAMES, "overlap": SHARED / world.FPS}
+                latent, _ = self.run("OviContinue", **inputs, **vaes)
+                clips.append(self.decode(self.sample(colour, latent, seed)))
+        names = [f"clip{i}" for i in range(len(videos))]
+        (joined,) = self.run("OviJoin", clips=dict(zip(names, videos, strict=True)), overlap_frames=SHARED)
+        parts = joined.get_components()
+        return clips, Clip(parts.images, parts.audio["waveform"][0, 0])
+
+    def audio_for(self, colour: str, frames: Tensor, seed: int) -> Clip:
+        """Generate audio for frames."""
+        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": len(frames), "batch_size": 1, "fit": "refuse"}
+        keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
+        keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
+        (latent,) = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
+        return Clip(frames, self.decode(self.sample(colour, latent, seed)).waveform)
+
+    def in_windows(self, colour: str, seed: int) -> Clip:
+        """Generate 20 seconds in context windows."""
+        options = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 2}
+        options |= {"fuse_method": "pyramid", "freenoise": False, "cond_retain_index_list": ""}
+        options |= {"split_conds_to_windows": False, "latent_retain_index_list": "", "causal_window_fix": True}
+        windows = {"context_length": WINDOW, "context_overlap": OVERLAP}
+        (model,) = self.run("ContextWindowsManual", model=self.model, **windows, **options)
+        return self.decode(self.sample(colour, self.empty(LONG), seed, model=model))
+
+    def second_pass(self, colour: str, seed: int) -> tuple[Clip, Clip]:
+        """Generate a clip, make it small, since the miniature knows one size alone, and refine it at its own size."""
+        clip = self.from_text(colour, seed)
+        frames = F.interpolate(clip.frames.movedim(-1, 1), (SMALL, SMALL), mode="area").movedim(1, -1)
+        (video,) = self.run("VAEEncode", vae=self.video_vae, pixels=frames)
+        audio = {"samples": self.audio_vae.encode(clip.waveform[None, :, None])}
+        scale = {"upscale_method": "bilinear", "scale_by": world.WIDTH / SMALL}
+        (large,) = self.run("LatentUpscaleBy", samples=video, **scale)
+        (latent,) = self.run("LTXVConcatAVLatent", video_latent=large, audio_latent=audio)
+        (latent,) = self.run("OviRemake", samples=latent, remake="video", remake_start=0.0, remake_end=0.0)
+        refined = self.decode(self.sample(colour, latent, seed + 1, denoise=0.4))
+        return Clip(self.video_vae.decode(video["samples"])[0], refined.waveform), refined
 
 
 def main() -> None:
-    """Write a thumbnail for every workflow."""
+    """Generate the clips and write a thumbnail for every workflow."""
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        thumbnails = drawings(Studio(Path(sys.argv[1]).resolve(), Path(folder)))
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser.CHROMIUM, args=browser.OPTIONS)
         page = chromium.new_page(viewport={"width": SIZE, "height": SIZE})
-        for name, drawing in DRAWINGS.items():
+        for name, drawing in thumbnails.items():
+            note = words(SIZE / 2, 384, "clip generated by the miniature model", 15, LINE)
             page.set_content(
                 f'<body style="margin:0"><svg width="{SIZE}" height="{SIZE}">{box(0, 0, SIZE, SIZE, BACKGROUND)}'
-                f"{''.join(drawing)}</svg>"
+                f"{''.join(drawing)}{note}</svg>"
             )
-            page.screenshot(path=WORKFLOWS / f"{name}.jpg", type="jpeg", quality=85)
+            page.screenshot(path=WORKFLOWS / f"{name}.jpg", type="jpeg", quality=88)
         chromium.close()
+
+
+def drawings(studio: Studio) -> dict[str, list[str]]:
+    """Generate what the thumbnails show; return each as SVG."""
+    image = world.frames(world.Scene("yellow", "large", height=48, gravity=420, restitution=0.86))[:1]
+    return {
+        "Ovi 1 Text to Video": [
+            sheet(62, 16, 276, 96, "blue", 22), arrow(200, 120), *below(studio.from_text("blue", 2)),
+        ],
+        "Ovi 2 Image to Video": from_image(image, studio.from_image("yellow", image, 1)),
+        "Ovi 3 Three Clips in a Row": in_a_row(*studio.in_a_row("red", [6, 7, 8])),
+        "Ovi 4 Audio for a Video": audio_for(studio.audio_for("green", studio.from_text("green", 9).frames, 0)),
+        "Ovi 5 Twenty Seconds": in_windows(studio.in_windows("blue", 0)),
+        "Ovi 6 Second Pass": second_pass(*studio.second_pass("yellow", 0)),
+        "Ovi 7 Upscale and 48 fps": upscaled(studio.from_text("red", 9)),
+        "Ovi 8 Text to Video with KSampler": [
+            sheet(16, 16, 196, 96, "green", 16), words(229, 64, "+", 26), sampler_node(246, 16, 138, 96),
+            arrow(200, 120), *below(studio.from_text("green", 2)),
+        ],
+        "Ovi 9 Text to Video, All Nodes": [*graph(), arrow(200, 130), *below(studio.from_text("yellow", 3))],
+    }  # fmt: skip
+
+
+def below(clip: Clip) -> list[str]:
+    """A clip in the lower part of a thumbnail."""
+    row = Row(EDGE, INNER, every=4, frames=12)
+    return [strip(clip, row, 160), wave(clip, row, 268, 92), bounces(clip, row, 160, 360)]
+
+
+def from_image(image: Tensor, clip: Clip) -> list[str]:
+    """An image and a prompt, and the clip, whose first frame is outlined, too."""
+    first = Row(EDGE, INNER, every=4, frames=12).step
+    return [
+        frame(image[0], 16, 16, 104, 104), outline(16, 16, 104, 104), arrow(EDGE + first / 2, 126, 26),
+        words(140, 68, "+", 26), sheet(160, 16, 224, 104, "yellow", 18), *below(clip), outline(EDGE, 160, first, 100),
+    ]  # fmt: skip
+
+
+def in_a_row(clips: Sequence[Clip], joined: Clip) -> list[str]:
+    """Clips on one time axis, each below the one before, and the audio of them all."""
+    every = 8
+    shared, added = SHARED // every, (world.FRAMES - SHARED) // every  # in frames that are shown
+    whole = Row(EDGE, INNER, every, len(clips) * added + shared)
+    drawn = []
+    for i, clip in enumerate(clips):
+        row = Row(whole.x + i * added * whole.step, (added + shared) * whole.step, every, added + shared)
+        drawn.append(strip(clip, row, 16 + 82 * i, 70))
+        if i:
+            drawn.append(outline(row.x, 16 + 82 * i, shared * row.step, 70))
+            drawn.append(arrow(row.x + shared * row.step / 2, 82 * i - 6, 16, AUDIO))
+    return [*drawn, wave(joined, whole, 274, 88)]
+
+
+def audio_for(clip: Clip) -> list[str]:
+    """Frames that are given, and their audio."""
+    row = Row(EDGE + 4, INNER - 8, every=4, frames=12)
+    return [
+        strip(clip, row, 24), outline(EDGE, 20, INNER, 108), arrow(200, 138),
+        box(EDGE, 180, INNER, 176, AUDIO, rx=8, fill_opacity=0.16), wave(clip, row, 188, 160),
+        bounces(clip, row, 24, 348),
+    ]  # fmt: skip
+
+
+def in_windows(clip: Clip) -> list[str]:
+    """A long clip, its windows and its seconds."""
+    row = Row(EDGE, INNER, every=40, frames=13)
+    drawn = [words(200, 34, "20 seconds", 30)]
+    for i in range(5):
+        latent = min(i * (WINDOW - OVERLAP), (LONG - 1) // 4 + 1 - WINDOW)
+        left, right = (row.place(4 * edge / world.FPS) for edge in (latent, latent + WINDOW))
+        drawn.append(box(left, 66 + 22 * (i % 2), right - left, 18, VIDEO, rx=5, stroke=SKY, stroke_width=2))
+    drawn += [strip(clip, row, 122, 84), wave(clip, row, 222, 104)]
+    for seconds in range(0, 21, 5):
+        drawn.append(words(row.place(seconds), 344, f"{seconds} s", 17))
+    return drawn
+
+
+def second_pass(small: Clip, large: Clip) -> list[str]:
+    """A small frame and its refined, larger version, above the same audio."""
+    left, right = Row(16, 114, 4, 12), Row(172, 212, 4, 12)
+    return [
+        frame(small.frames[SHOWN], 16, 116, 114, 114), arrow(137, 173, 26, across=True),
+        frame(large.frames[SHOWN], 172, 18, 212, 212),
+        wave(small, left, 254, 92), words(151, 300, "=", 30), wave(large, right, 254, 92),
+    ]  # fmt: skip
+
+
+def upscaled(clip: Clip) -> list[str]:
+    """Some frames, twice as many that are twice as large, and the audio."""
+    few, many = Row(EDGE, INNER / 4, every=8, frames=4), Row(EDGE, INNER, every=4, frames=8)
+    return [
+        strip(clip, few, 16, 62), words(156, 47, "24 fps", 24), arrow(62, 88),
+        strip(clip, many, 126, 124), words(224, 104, "2x size, 48 fps", 24), wave(clip, many, 266, 92),
+        bounces(clip, many, 126, 358),
+    ]  # fmt: skip
+
+
+def caption(colour: str) -> str:
+    """The prompt of a large ball."""
+    return str(world.Scene(colour, "large", 0, 1, 0).caption)
+
+
+def frame(image: Tensor, x: float, y: float, width: float, height: float) -> str:
+    """The middle of a frame [H, W, 3]."""
+    columns = min(world.WIDTH, world.HEIGHT * width / height) / world.WIDTH * image.shape[1]
+    left = (image.shape[1] - columns) / 2
+    shown = Image.fromarray(image.clamp(0, 1).mul(255).round().byte().numpy())
+    area = (left, 0, left + columns, image.shape[0])
+    shown = shown.resize((round(2 * width), round(2 * height)), Image.Resampling.BICUBIC, box=area)
+    shown.save(file := io.BytesIO(), "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<image x="{x}" y="{y}" width="{width}" height="{height}" preserveAspectRatio="none" '
+        f'href="data:image/png;base64,{data}"/>'
+    )
+
+
+def strip(clip: Clip, row: Row, y: float, height: float = 100) -> str:
+    """Frames of a clip side by side."""
+    return "".join(
+        frame(clip.frames[i * row.every], row.x + i * row.step, y, row.step - 2, height) for i in range(row.frames)
+    )
+
+
+def wave(clip: Clip, row: Row, y: float, height: float) -> str:
+    """The audio of a clip: its peaks, as bars around a middle line."""
+    loudest, drawn, width = clip.waveform.abs().max().item(), "", 4
+    for x in range(round(row.x), round(row.x + row.width) - width + 1, width):
+        begin, end = (max(0, round(row.seconds(edge) * world.RATE)) for edge in (x, x + width))
+        samples = clip.waveform[begin:end]
+        tall = max(2.0, samples.abs().max().item() / loudest * height) if len(samples) else 2.0
+        drawn += box(x, y + (height - tall) / 2, width - 1, tall, AUDIO, rx=1)
+    return drawn
+
+
+def bounces(clip: Clip, row: Row, top: float, bottom: float) -> str:
+    """Lines at the bounces of the ball."""
+    return "".join(
+        f'<path d="M{row.place(time)} {top} V{bottom}" stroke="{PAPER}" stroke-width="1.5" stroke-dasharray="4 4" '
+        f'stroke-opacity="0.8"/>'
+        for time in measure.bounces(clip.frames)
+        if row.place(time) < row.x + row.width - row.step / 4
+    )
+
+
+def sheet(x: float, y: float, width: float, height: float, colour: str, size: int) -> str:
+    """The prompt on a sheet of paper."""
+    video, audio = caption(colour).split(" Audio: ")
+    middle = video.index(" falls")
+    lines = [(video[:middle], INK), (video[middle + 1 :], INK), (f"Audio: {audio}", RUST)]
+    return box(x, y, width, height, PAPER, rx=6) + "".join(
+        words(x + width / 2, y + (i + 0.75) * height / 3.5, line, size, ink) for i, (line, ink) in enumerate(lines)
+    )
+
+
+def node(x: float, y: float, width: float, height: float, title: str, size: int) -> str:
+    """A node with its title."""
+    return box(x, y, width, height, NODE, rx=8, stroke=LINE) + words(x + width / 2, y + size, title, size)
+
+
+def sampler_node(x: float, y: float, width: float, height: float) -> str:
+    """A KSampler with widgets."""
+    bars = (box(x + 14, y + 42 + 18 * i, width - 28, 10, LINE, rx=5, fill_opacity=0.5) for i in range(3))
+    return node(x, y, width, height, "KSampler", 22) + "".join(bars)
+
+
+def graph() -> list[str]:
+    """The nodes of a workflow and their links."""
+    places = {
+        "Model": (0, 0), "Guidance": (1, 0), "Text": (0, 1), "Prompt": (1, 1), "Latent": (1, 2), "Sampler": (2, 0.5),
+        "VAEs": (2, 2), "Decode": (3, 1.25),
+    }  # fmt: skip
+    links = "Model Guidance, Guidance Sampler, Text Prompt, Prompt Sampler, Latent Sampler, VAEs Decode, Sampler Decode"
+    at = {name: (EDGE + 95.5 * column, 14 + 38 * line) for name, (column, line) in places.items()}
+    drawn = []
+    for source, target in map(str.split, links.split(", ")):
+        (x, y), (end, down) = at[source], at[target]
+        path = f"M{x + 82} {y + 15} C{x + 94} {y + 15} {end - 12} {down + 15} {end} {down + 15}"
+        drawn.append(f'<path d="{path}" stroke="{SKY}" stroke-width="2.5" fill="none"/>')
+    return drawn + [node(x, y, 82, 30, name, 16) for name, (x, y) in at.items()]
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, **more: object) -> str:
@@ -38,92 +363,25 @@ def box(x: float, y: float, width: float, height: float, fill: str, **more: obje
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="{fill}"{attributes}/>'
 
 
-def image(x: float, y: float, width: float, height: float, time: float = 0.3) -> str:
-    """A hill under a sun, which crosses the sky as `time` goes from 0 to 1."""
-    ridge = [(0, 1), (0, 0.75), (0.4, 0.45), (0.65, 0.7), (0.8, 0.58), (1, 0.8), (1, 1)]
-    hill = " ".join(f"{x + across * width},{y + down * height}" for across, down in ridge)
-    across, down, radius = x + (0.15 + 0.7 * time) * width, y + 0.32 * height, 0.13 * min(width, height)
-    sun = f'<circle cx="{across}" cy="{down}" r="{radius}" fill="{PAPER}"/>'
-    return box(x, y, width, height, SKY) + sun + f'<polygon points="{hill}" fill="{SEEN}"/>'
+def outline(x: float, y: float, width: float, height: float) -> str:
+    """A frame around what is given."""
+    return box(x, y, width, height, "none", stroke=AUDIO, stroke_width=4, rx=4)
 
 
-def strip(x: float, y: float, width: float, height: float, frames: int) -> str:
-    """A strip of frames with holes along its edges."""
-    edge, gap = 0.16 * height, 4.0
-    drawn = box(x, y, width, height, "#000", rx=4)
-    holes = round(width / 16)
-    for index in range(holes):
-        for top in (y + edge / 4, y + height - 0.75 * edge):
-            drawn += box(x + (index + 0.25) * width / holes, top, width / holes / 2, edge / 2, LINE)
-    step = (width - gap) / frames
-    for index in range(frames):
-        time = index / max(frames - 1, 1)
-        drawn += image(x + gap + index * step, y + edge, step - gap, height - 2 * edge, time)
-    return drawn
+def arrow(x: float, y: float, length: float = 28, colour: str = LINE, *, across: bool = False) -> str:
+    """An arrow that points down, or to the right; `x` and `y` are its start."""
+    turn = f'transform="rotate(-90 {x} {y})" ' if across else ""
+    head = min(12, length / 2)
+    path = f"M{x} {y} v{length} m{-head} {-head} l{head} {head} l{head} {-head}"
+    return f'<path {turn}d="{path}" stroke="{colour}" stroke-width="5" fill="none"/>'
 
 
-def wave(x: float, y: float, width: float, height: float) -> str:
-    """Loudness over time, as bars around a middle line."""
-    count = round(width / 8)
-    loudness = [abs(math.sin(0.55 * i) * math.sin(0.13 * i + 0.4)) ** 0.7 * 0.9 + 0.08 for i in range(count)]
-    return "".join(
-        box(x + i * width / count, y + (1 - level) / 2 * height, 5, level * height, HEARD, rx=2)
-        for i, level in enumerate(loudness)
-    )
-
-
-def prompt(x: float, y: float, width: float, height: float) -> str:
-    """A sheet of writing whose last lines describe the audio."""
-    lines = [(0.8, LINE), (0.65, LINE), (0.75, LINE), (0.7, HEARD)]
-    return box(x, y, width, height, PAPER, rx=6) + "".join(
-        box(x + 0.1 * width, y + (0.16 + 0.2 * i) * height, part * width, 0.08 * height, colour, rx=2)
-        for i, (part, colour) in enumerate(lines)
-    )
-
-
-def arrow(x: float, y: float) -> str:
-    """An arrow that points down; `x` and `y` are its top."""
-    return f'<path d="M{x} {y} v24 m-12 -10 l12 12 l12 -12" stroke="{LINE}" stroke-width="5" fill="none"/>'
-
-
-def words(x: float, y: float, text: str, size: int) -> str:
+def words(x: float, y: float, text: str, size: int, colour: str = PAPER) -> str:
     """Words around a point."""
     return (
-        f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="{size}" fill="{PAPER}" text-anchor="middle" '
+        f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="{size}" fill="{colour}" text-anchor="middle" '
         f'dominant-baseline="central">{text}</text>'
     )
-
-
-def outline(x: float, y: float, width: float, height: float, colour: str) -> str:
-    """A frame around something."""
-    return box(x, y, width, height, "none", stroke=colour, stroke_width=4, rx=6)
-
-
-CLIP = [arrow(200, 158), strip(30, 200, 340, 92, 4), wave(30, 312, 340, 62)]
-DRAWINGS = {
-    "ovi_text_to_video": [prompt(120, 36, 160, 104), *CLIP],
-    "ovi_image_to_video": [
-        image(120, 36, 160, 104, 0), outline(120, 36, 160, 104, HEARD), *CLIP, outline(32, 212, 86, 68, HEARD),
-    ],
-    "ovi_minimal_ksampler": [
-        prompt(40, 36, 140, 104), words(200, 88, "+", 26), box(222, 52, 140, 72, "#33343c", rx=8),
-        words(292, 88, "KSampler", 24), *CLIP,
-    ],
-    "ovi_video_to_audio": [strip(30, 70, 340, 92, 4), arrow(200, 184), wave(30, 230, 340, 110)],
-    "ovi_three_clips": [
-        strip(24, 40, 160, 62, 3), strip(120, 122, 160, 62, 3), strip(216, 204, 160, 62, 3), wave(24, 300, 352, 62),
-    ],
-    "ovi_second_pass": [
-        strip(110, 36, 180, 50, 4), arrow(200, 104), strip(30, 146, 340, 130, 4), wave(30, 306, 340, 62),
-    ],
-    "ovi_upscale_48fps": [
-        strip(110, 36, 180, 50, 4), arrow(200, 104), strip(20, 146, 360, 130, 8), wave(30, 306, 340, 62),
-    ],
-    "ovi_context_windows": [
-        words(200, 50, "20 s", 40), strip(16, 120, 368, 60, 10), wave(16, 260, 368, 70),
-        *(outline(10 + 68.5 * i, 104 + 10 * (i % 2), 106, 242 - 20 * (i % 2), PAPER) for i in range(5)),
-    ],
-}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 from playwright.sync_api import Page
 
@@ -59,3 +60,18 @@ def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         pytest.skip("there is no Chromium on PATH; 'apt-get install chromium' on Debian")
     with browser.frontend(server.url, tmp_path_factory.mktemp("browser")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def input_video(server: Server) -> Path:
+    """A silent video of 60 frames at 30 per second in ComfyUI's folder of inputs: the one that a workflow asks for."""
+    from support.media import random_frames
+
+    path = server.base / "input" / "video.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("h264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p"
+        for frame in (random_frames(60, 256, 192) * 255).byte().numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+    return path

@@ -5,16 +5,25 @@ A screenshot of each, as it opens, stays in output/screenshots/.
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import re
+from itertools import combinations, pairwise, product
+from pathlib import Path
 
 import pytest
 
-from support import ROOT, browser, tiny, workflows
-from support.workflows import GRAPHS, node_of
+from authoring.templates import TEMPLATES
+from support import ROOT, browser, workflows
+from support.workflows import every_node
 
 SCREENSHOTS = ROOT / "output" / "screenshots"
 PACK = "comfyui-ovi"  # the folder's name, by which the Templates dialog lists it
+MAIN = list(TEMPLATES)[:2]
+OPENED_UP = list(TEMPLATES)[-1]
+COMFYUI_S_OWN = ["video_ltx2_3_t2v", "video_wan2_2_14B_t2v"]
+TEMPLATES_OF_COMFYUI = Path(importlib.util.find_spec("comfyui_workflow_templates_json").origin).parent
+SEEDS = """app.graph.nodes.flatMap(node => node.widgets ?? [])
+    .filter(widget => ['seed', 'noise_seed'].includes(widget.name)).map(widget => widget.value)"""
 QUICK = {"EmptyOviLatent": {"width": 64, "height": 64, "length": 5}, "OviScheduler": {"steps": 2}}
 HARMLESS = [  # what the console may say
     r"^(Connecting to|Fetch API cannot load) '?https://(huggingface\.co|api\.comfy\.org)/.* Content Security Policy",
@@ -63,11 +72,41 @@ def bare(server, page):
     page.evaluate("app.refreshComboInNodes()")
 
 
-@pytest.fixture(scope="class", params=GRAPHS, ids=lambda path: path.stem)
+@pytest.fixture(scope="class", params=TEMPLATES)
 def template(request, bare, console):
-    """A workflow, opened from the Templates dialog where no model is there."""
-    browser.open_template(bare, PACK, request.param.stem)
+    """The title of a workflow, opened from the Templates dialog where no model is there."""
+    browser.open_template(bare, PACK, request.param)
     return request.param
+
+
+def overlaps(one, other):
+    """Whether two rectangles, as left, top, right and bottom, have a part in common."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def faults(shape):
+    """What is wrong with the places of an open graph: nodes over nodes, over the edge of a group, crossing wires."""
+    for one, other in combinations(shape["nodes"], 2):
+        if overlaps(one["bounds"], other["bounds"]):
+            yield f"{one['title']} overlaps {other['title']}"
+    for group, node in product(shape["groups"], shape["nodes"]):
+        (left, top, right, bottom), bounds = group["bounds"], node["bounds"]
+        inside = left <= bounds[0] and top <= bounds[1] and bounds[2] <= right and bounds[3] <= bottom
+        if overlaps(group["bounds"], bounds) and not inside:
+            yield f"{node['title']} reaches out of {group['title']}"
+    for one, other in combinations(shape["wires"], 2):
+        if any(cross(*pair) for pair in product(pairwise(one["points"]), pairwise(other["points"]))):
+            yield f"{one['name']} crosses {other['name']}"
+
+
+def cross(one, other):
+    """Whether two line segments cross: each has its ends on both sides of the other."""
+
+    def side(line, point):
+        (ax, ay), (bx, by) = line
+        return (bx - ax) * (point[1] - ay) - (by - ay) * (point[0] - ax)
+
+    return all(side(line, points[0]) * side(line, points[1]) < -1e-6 for line, points in ((one, other), (other, one)))
 
 
 class TestATemplate:
@@ -75,28 +114,88 @@ class TestATemplate:
 
     def test_it_opens_and_converts(self, bare, template):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        bare.screenshot(path=SCREENSHOTS / f"{template.stem}.png")
+        bare.screenshot(path=SCREENSHOTS / f"{template}.png")
         prompt = browser.converted(bare)[1]
-        for node in prompt.values():
-            del node["_meta"]
-        assert prompt == workflows.prompt(template.stem)
+        assert workflows.meaning(prompt) == workflows.meaning(workflows.prompt(TEMPLATES[template].prompt))
         assert browser.missing_types(bare) == []
         assert browser.complaints(bare) == []
 
+    def test_it_reads_at_a_glance(self, bare, template):
+        shape = browser.shape(bare)
+        assert shape["zoom"] >= (0.45 if template == OPENED_UP else 0.58)
+        assert shape["unreadable"] == (template == OPENED_UP)
+        assert template not in MAIN or len(shape["nodes"]) <= 5
+        assert list(faults(shape)) == []
+
     def test_it_says_which_models_are_missing(self, bare, template):
-        nodes = json.loads(template.read_text())["nodes"]
-        files = [model for node in nodes for model in node["properties"].get("models", [])]
+        graph = workflows.graph(template)
+        files = [model for node in every_node(graph) for model in node["properties"].get("models", [])]
+        files = {file["name"]: (file["name"], file["directory"], file["url"]) for file in files}
         assert len(files) >= 5
-        listed = browser.missing_models(bare)
-        assert sorted(listed) == sorted((file["name"], file["directory"], file["url"]) for file in files)
+        assert sorted(browser.missing_models(bare)) == sorted(files.values())
+
+
+class TestARun:
+    """Of a template, with tiny weights."""
+
+    @pytest.fixture(params=TEMPLATES, scope="class")
+    def ran(self, request, page, input_video):
+        """A template, opened and run at a small size; its title."""
+        browser.open_template(page, PACK, request.param)
+        page.evaluate(
+            """values => {
+                for (const widget of app.graph.nodes.flatMap(node => node.widgets ?? [])) {
+                    if (widget.name in values) widget.value = values[widget.name];
+                }
+            }""",
+            {"width": 64, "height": 64, "length": 9, "steps": 1, "overlap": 0.2},
+        )
+        seeds = page.evaluate(SEEDS)
+        browser.run(page)
+        page.wait_for_function("document.querySelector('video')?.readyState >= 1", timeout=60_000)
+        return request.param, seeds
+
+    def test_everything_stays_in_its_place(self, page, ran):
+        page.screenshot(path=SCREENSHOTS / f"{ran[0]} after a run.png")
+        assert list(faults(browser.shape(page))) == []
+
+    def test_seeds_are_new_for_the_next_run(self, page, ran):
+        before, after = ran[1], page.evaluate(SEEDS)
+        assert before
+        assert len(after) == len(before)
+        assert not set(before) & set(after)
+
+
+def test_the_main_templates_next_to_comfyui_s(page, harmless):
+    """Their screenshots are kept beside those of ComfyUI's own, which open no larger."""
+    harmless.append(r"")  # ComfyUI's own templates ask for media and models of others
+    for name in COMFYUI_S_OWN:
+        theirs = next(TEMPLATES_OF_COMFYUI.rglob(f"{name}.json")).read_text(encoding="utf-8")
+        page.evaluate(
+            "async text => { await app.loadGraphData(JSON.parse(text), true, true, null, {openSource: 'template'}) }",
+            theirs,
+        )
+        page.screenshot(path=SCREENSHOTS / f"ComfyUI {name}.png")
+        zoom = browser.shape(page)["zoom"]
+        for title in MAIN:
+            browser.open_template(page, PACK, title)
+            assert browser.shape(page)["zoom"] >= zoom, (title, name)
+
+
+def test_templates_sorted_by_name_are_in_order(page):
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_role("dialog").get_by_text(PACK, exact=True).click()
+    page.get_by_test_id(f"template-workflow-{next(iter(TEMPLATES))}").wait_for()
+    cards = page.locator("[data-testid^='template-workflow-Ovi']")
+    titles = [card.locator("h3").inner_text() for card in cards.all()]
+    page.keyboard.press("Escape")
+    assert sorted(titles) == list(TEMPLATES)
 
 
 @pytest.fixture
 def graph(page):
-    """The text to video workflow, opened and fitted to tiny weights and little time."""
-    workflow = workflows.graph("ovi_text_to_video")
-    node_of(workflow, "CLIPLoader").update({"type": "OviTinyTextLoader", "widgets_values": [tiny.TEXT_DIM, 0]})
-    browser.load_workflow(page, workflow)
+    """The text to video workflow with all its nodes, opened and fitted to little time."""
+    browser.load_workflow(page, workflows.graph(OPENED_UP))
     browser.set_widgets(page, QUICK)
     return page
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from ovi.tools import batch
 from support import browser, tiny, workflows
 from support.media import read_clip
-from support.workflows import SUBGRAPHS
+from support.workflows import SUBGRAPHS, id_of, node_of
 
 pytestmark = pytest.mark.browser
 
+SHOWN = [
+    "prompt", "video_negative", "audio_negative", "prompt_style", "width", "height", "length", "seed", "steps", "model",
+    "text_encoder", "video_vae", "audio_vae", "vocoder",
+]  # fmt: skip
 BOXES = {  # title: the workflow inside, and the inputs of the box
-    "Text to Video (Ovi)": ("ovi_text_to_video", ["prompt", "width", "height", "length", "seed"]),
-    "Image to Video (Ovi)": ("ovi_image_to_video", ["start_image", "prompt", "width", "height", "length", "seed"]),
+    "Text to Video (Ovi)": ("ovi_text_to_video", SHOWN),
+    "Image to Video (Ovi)": ("ovi_image_to_video", ["start_image", *SHOWN]),
 }
-OUTSIDE = ("LoadImage", "SaveVideo")
 
 
 def test_every_box_is_tested():
@@ -41,30 +47,33 @@ def wire(page):
     )
 
 
-def kinds(prompt):
-    """The nodes of a prompt by type, without ids: their values, and which types their wires come from."""
-    return {
-        node["class_type"]: {
-            name: (prompt[value[0]]["class_type"], value[1]) if isinstance(value, list) else value
-            for name, value in node["inputs"].items()
-        }
-        for node in prompt.values()
-        if node["class_type"] not in OUTSIDE
-    }
-
-
 def test_a_box_is_the_workflow_inside(page, title):
     workflow, inputs = BOXES[title]
     wire(page)
     assert page.evaluate("app.graph._nodes[0].inputs.map(input => input.name)") == inputs
     assert page.evaluate("app.graph._nodes[0].outputs.map(output => output.type)") == ["VIDEO"]
     inside = workflows.prompt(workflow)
+    node_of(inside, "SaveVideo")["inputs"]["filename_prefix"] = "video/ComfyUI"
     graph, prompt = browser.converted(page)
-    assert kinds(prompt) == kinds(inside)
+    assert workflows.meaning(prompt) == workflows.meaning(inside)
     browser.load_workflow(page, graph)
     assert browser.converted(page)[1] == prompt
-    assert [name for name, *_ in browser.missing_models(page)] == ["umt5_xxl_fp8_e4m3fn_scaled.safetensors"]
     assert browser.complaints(page) == []
+
+
+def test_batch_finds_its_inputs_in_a_box(page, title, tmp_path):
+    """By the names of the nodes inside, and by their ids, such as 5:12."""
+    wire(page)
+    workflow = browser.converted(page)[1]
+    inside = id_of(workflow, "OviGuidance")
+    assert re.fullmatch(r"\d+:\d+", inside)
+    cells = {"prompt": "A fox.", "video_negative": "rain", "seed": "7", "width": "960", "steps": "30", "cfg": "3.5"}
+    table = tmp_path / "prompts.csv"
+    table.write_text(f"{','.join(cells)},{inside}.skip_blocks\n{','.join(cells.values())},9\n")
+    (row,) = batch.read(table, workflow)
+    set_inputs = {name: value for node in row.prompt.values() for name, value in node["inputs"].items()}
+    assert {name: str(set_inputs[{"seed": "noise_seed"}.get(name, name)]) for name in cells} == cells
+    assert row.prompt[inside]["inputs"]["skip_blocks"] == "9"
 
 
 def test_a_box_runs_to_the_clip_that_was_asked_for(page, title, server):

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
+from authoring import notes
+from authoring.templates import BLUEPRINTS, TEMPLATES
 from support import ROOT
-from support.workflows import GRAPHS, SUBGRAPHS
+from support.workflows import GRAPHS, SUBGRAPHS, every_node, graph
 
 MODEL_FILES = (".safetensors", ".pth", ".pt")
 FOLDERS = ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation")
 DIGITS = {"MD5": 32, "SHA256": 64}
+SUBGRAPH = r"[\da-f]{8}-[\da-f-]{27}"  # the type of a subgraph's node
 EXPERIMENTAL = ("OviReference", "OviContinue", "OviRemake", "ContextWindowsManual")  # beyond what Ovi was trained on
 
 
 @pytest.fixture(params=[*GRAPHS, *SUBGRAPHS], ids=lambda path: path.stem)
 def nodes(request):
-    graph = json.loads(request.param.read_text())
-    subgraphs = graph.get("definitions", {}).get("subgraphs", [])
-    return graph["nodes"] + [node for subgraph in subgraphs for node in subgraph["nodes"]]
+    return every_node(json.loads(request.param.read_text()))
 
 
 def test_every_workflow_has_a_prompt_and_a_thumbnail():
-    names = {path.stem for path in GRAPHS}
-    assert len(names) == 8
-    assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == names
-    assert {path.name for path in (ROOT / "workflows" / "api").iterdir()} == {f"{name}.json" for name in names}
+    assert {path.stem for path in GRAPHS} == set(TEMPLATES)
+    assert {path.stem for path in (ROOT / "workflows").glob("*.jpg")} == set(TEMPLATES)
+    prompts = {template.prompt for template in TEMPLATES.values()}
+    assert {path.name for path in (ROOT / "workflows" / "api").iterdir()} == {f"{name}.json" for name in prompts}
 
 
 @pytest.mark.parametrize("workflow", GRAPHS, ids=lambda path: path.stem)
@@ -41,6 +43,8 @@ def test_thumbnails_are_square_and_small(workflow):
 
 def test_every_model_file_says_where_it_comes_from(nodes):
     for node in nodes:
+        if re.fullmatch(SUBGRAPH, node["type"]):  # it shows the values of the loaders inside
+            continue
         files = [value for value in node.get("widgets_values", []) if str(value).endswith(MODEL_FILES)]
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == files, node["type"]
@@ -52,10 +56,10 @@ def test_every_model_file_says_where_it_comes_from(nodes):
             assert len(model.get("hash", "")) == DIGITS.get(model.get("hash_type"), 0)
 
 
-def test_seeds_stay_as_they_are(nodes):
+def test_every_run_has_a_new_seed(nodes):
     sampled = [node for node in nodes if node["type"] in ("RandomNoise", "KSampler")]
     assert sampled
-    assert all(node["widgets_values"][1] == "fixed" for node in sampled)
+    assert all(node["widgets_values"][1] == "randomize" for node in sampled)
 
 
 def test_audio_is_generated(nodes):
@@ -65,7 +69,31 @@ def test_audio_is_generated(nodes):
     assert all(slot["link"] for node in videos for slot in node["inputs"] if slot["name"] in ("images", "audio"))
 
 
-def test_a_note_explains(nodes):
-    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
-    assert 100 < len(note) < 700
-    assert ("**Experimental**" in note) == any(node["type"] in EXPERIMENTAL for node in nodes)
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
+def test_notes_explain(path):
+    graph = json.loads(path.read_text())
+    nodes = every_node(graph)
+    texts = {node["title"]: node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"}
+    assert set(texts) == {notes.MODEL_LINKS, notes.ABOUT}
+    assert 400 < len(texts[notes.ABOUT]) < 1300
+    assert ("**Experimental**" in texts[notes.ABOUT]) == any(node["type"] in EXPERIMENTAL for node in nodes)
+    for model in (model for node in nodes for model in node["properties"].get("models", [])):
+        assert f"[{model['name']}]({model['url']})" in texts[notes.MODEL_LINKS]
+    assert notes.BF16 in texts[notes.MODEL_LINKS]
+
+
+@pytest.mark.parametrize("title", [title for title in TEMPLATES if "Upscale" not in title])
+def test_what_is_downloaded_at_once_fits_most_disks(title):
+    """The panel of missing models offers all of a graph's files at once; the sizes are those of the note."""
+    models = {model["url"] for node in every_node(graph(title)) for model in node["properties"].get("models", [])}
+    sizes = [re.match(r"([\d.]+) (GB|MB)", notes.SIZES[url]).groups() for url in models]
+    assert sum(float(size) * (1 if unit == "GB" else 1e-3) for size, unit in sizes) <= 22
+
+
+def test_the_subgraphs_are_those_of_the_main_workflows():
+    for path in SUBGRAPHS:
+        (box,) = json.loads(path.read_text())["definitions"]["subgraphs"]
+        main = graph(BLUEPRINTS[path.stem]["template"])
+        (same,) = main["definitions"]["subgraphs"]
+        assert [node["type"] for node in box["nodes"]] == [node["type"] for node in same["nodes"]]
+        assert [given["name"] for given in box["inputs"]] == [given["name"] for given in same["inputs"]]

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.server
 
 # The settings that take the least time.
 LEAST = {"width": "32", "height": "32", "frames": "1", "steps": "1"}
-# The stand-in for the text encoder has a seed too, so the noise is named by its node.
 SEED = f"{id_of(workflows.prompt('ovi_text_to_video'), 'RandomNoise')}.noise_seed"
 
 SKIP = f"{id_of(workflows.prompt('ovi_text_to_video'), 'OviGuidance')}.skip_blocks"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from support import ROOT
+from support import ROOT, tiny
 from support.workflows import fitted, id_of
 
 pytestmark = pytest.mark.server
@@ -21,7 +23,7 @@ def test_loaders_of_other_packs_load_with_ours(server):
     prompt = fitted("ovi_text_to_video", width=32, height=32, length=1)
     prompt[id_of(prompt, "OviModelLoader")] = {
         "class_type": "OviEngineLoader",
-        "inputs": {"model_precision": "model_960x960.safetensors", "cpu_offload": True, "device": 0},
+        "inputs": {"model_precision": Path(tiny.OVI).name, "cpu_offload": True, "device": 0},
     }
     prompt[id_of(prompt, "OviAudioVAELoader")] = {
         "class_type": "OviMMAudioVAELoader",

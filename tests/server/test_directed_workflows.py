@@ -8,24 +8,10 @@ import pytest
 from safetensors.torch import load_file
 
 from ovi import geometry
-from support.media import random_frames, read_clip
+from support.media import read_clip
 from support.workflows import fitted, id_of, node_of
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def input_video(server):
-    """A silent video of 60 frames at 30 per second in ComfyUI's folder of inputs, for one test."""
-    path = server.base / "input" / "video.mp4"
-    with av.open(path, "w") as container:
-        stream = container.add_stream("h264", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 256, 192, "yuv420p"
-        for frame in (random_frames(60, 256, 192) * 255).byte().numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
-        container.mux(stream.encode(None))
-    yield
-    path.unlink()
 
 
 @pytest.mark.usefixtures("input_video")

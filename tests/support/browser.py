@@ -24,6 +24,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SHAPE = Path(__file__).with_name("graph.js").read_text(encoding="utf-8")
 READY = """() => window.app?.extensionManager && app.isGraphReady && app.vueAppReady && !app.extensionManager.spinner"""
 
 
@@ -37,7 +38,7 @@ def frontend(url: str, profile: Path) -> Iterator[Page]:
             headless=True,
             chromium_sandbox=False,
             args=OPTIONS,
-            viewport={"width": 1600, "height": 1000},
+            viewport={"width": 1440, "height": 900},
         )
         page = context.pages[0]
         page.goto(url)
@@ -49,6 +50,11 @@ def frontend(url: str, profile: Path) -> Iterator[Page]:
 def load_workflow(page: Page, workflow: dict[str, Any]) -> None:
     """Open a workflow in UI form."""
     page.evaluate("async text => { await app.loadGraphData(JSON.parse(text)) }", json.dumps(workflow))
+
+
+def shape(page: Page) -> dict[str, Any]:
+    """What the open graph looks like: `zoom`, `unreadable`, `nodes`, `groups` and `wires`; see graph.js."""
+    return dict(json.loads(page.evaluate(SHAPE)))
 
 
 def set_widgets(page: Page, values: dict[str, dict[str, Any]]) -> None:

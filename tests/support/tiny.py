@@ -18,7 +18,8 @@ from . import GOLDEN
 KEYS = GOLDEN / "full_model_keys.json"
 TEXT_DIM = 64  # the width of the text encoder in stand_ins/
 
-OVI = "diffusion_models/model_960x960.safetensors"
+OVI = "diffusion_models/Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors"
+TEXT_ENCODER = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
@@ -39,8 +40,9 @@ Draw = Callable[[Sequence[int], float], Tensor]
 
 def everything(models: Path) -> None:
     """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
-    for folder in ("diffusion_models", "vae", "upscale_models", "frame_interpolation"):
+    for folder in ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation"):
         (models / folder).mkdir(parents=True, exist_ok=True)
+    (models / TEXT_ENCODER).touch()  # stand_ins/ loads a tiny one for an empty file
     ovi_model(models / OVI)
     video_vae(models / VIDEO_VAE)
     audio_vae(models / AUDIO_VAE, models / VOCODER)
@@ -51,8 +53,6 @@ def everything(models: Path) -> None:
 def fit(prompt: dict[str, Any]) -> None:
     """Fit a prompt (API form), in place, to these weights and a CPU."""
     for node in prompt.values():
-        if node["class_type"] == "CLIPLoader":  # core's loader opens no tiny UMT5
-            node.update(class_type="OviTinyTextLoader", inputs={"text_dim": TEXT_DIM, "seed": 0})
         smaller = SMALL.get(node["class_type"], {})
         assert smaller.keys() <= node["inputs"].keys()
         node["inputs"] |= smaller

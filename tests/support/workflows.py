@@ -12,14 +12,41 @@ PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))  # API form
 SUBGRAPHS = sorted((ROOT / "subgraphs").glob("*.json"))
 
 
-def graph(name: str) -> dict[str, Any]:
+def graph(title: str) -> dict[str, Any]:
     """Read a shipped workflow in UI form."""
-    return dict(json.loads((ROOT / "workflows" / f"{name}.json").read_text()))
+    return dict(json.loads((ROOT / "workflows" / f"{title}.json").read_text()))
 
 
 def prompt(name: str) -> dict[str, Any]:
     """Read a shipped workflow in API form."""
     return dict(json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text()))
+
+
+def every_node(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the nodes of a graph in UI form, with those of its subgraphs."""
+    subgraphs = graph.get("definitions", {}).get("subgraphs", [])
+    return graph["nodes"] + [node for subgraph in subgraphs for node in subgraph["nodes"]]
+
+
+def meaning(prompt: dict[str, Any]) -> list[Any]:
+    """Return what a prompt does, whatever its nodes' ids: its sinks, each input replaced by the node that gives it.
+
+    A text that a node of its own gives counts as the text.
+    """
+
+    def of_input(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        source, output = value
+        kind = prompt[source]["class_type"]
+        return prompt[source]["inputs"]["value"] if kind == "PrimitiveStringMultiline" else [of_node(source), output]
+
+    def of_node(key: str) -> Any:
+        node = prompt[key]
+        return [node["class_type"], {name: of_input(value) for name, value in sorted(node["inputs"].items())}]
+
+    taken = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    return sorted((of_node(key) for key in prompt.keys() - taken), key=json.dumps)
 
 
 def fitted(name: str, **changes: Any) -> dict[str, Any]:

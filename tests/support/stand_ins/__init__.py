@@ -1,19 +1,24 @@
-"""Nodes that only tests and demo need, as a custom-node folder of its own: the product carries none.
+"""What only tests and demo need, as a custom-node folder of its own: the product carries none.
 
-Core's CLIPLoader opens no UMT5 but the full-size one, so a tiny random one has its loader here.
+Core's CLIPLoader opens no UMT5 but the full-size one, so here an empty file stands for a tiny random one. Graphs run
+unchanged.
 """
 
 from __future__ import annotations
 
 import io as files
 import string
+from pathlib import Path
+from typing import Any
 
 import comfy.sd
+import folder_paths
 import sentencepiece
 import torch
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders import wan
-from comfy_api.latest import ComfyExtension, io
+
+import nodes
 
 SENTENCES = (
     "a singer on a stage shouts: machines are here, the crowd roars back",
@@ -21,6 +26,9 @@ SENTENCES = (
     "warm male voice, soft piano, rain on a window",
     *(f"{character} {character}{character}" for character in string.printable if not character.isspace()),
 )
+
+
+TEXT_DIM = 64
 
 
 def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
@@ -56,34 +64,16 @@ def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
     return clip
 
 
-class OviTinyTextLoader(io.ComfyNode):
-    """Takes the place of core's CLIPLoader where the weights are tiny."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="OviTinyTextLoader",
-            display_name="Load Tiny UMT5 (stand-in)",
-            category="testing",
-            inputs=[
-                io.Int.Input("text_dim", default=64, min=8, max=4096, step=4),
-                io.Int.Input("seed", default=0, min=0, control_after_generate=False),
-            ],
-            outputs=[io.Clip.Output()],
-        )
-
-    @classmethod
-    def execute(cls, text_dim: int, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(tiny_clip(text_dim, seed))
+load_clip = nodes.CLIPLoader.load_clip
 
 
-class StandIns(ComfyExtension):
-    """The nodes of this folder."""
+def load_tiny_for_empty(loader: nodes.CLIPLoader, clip_name: str, *args: Any, **options: Any) -> tuple[comfy.sd.CLIP]:
+    """Load a text encoder as core does, and the tiny one for an empty file."""
+    if Path(folder_paths.get_full_path_or_raise("text_encoders", clip_name)).stat().st_size:
+        return load_clip(loader, clip_name, *args, **options)
+    return (tiny_clip(TEXT_DIM, 0),)
 
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [OviTinyTextLoader]
 
+nodes.CLIPLoader.load_clip = load_tiny_for_empty
 
-async def comfy_entrypoint() -> StandIns:
-    """Return the extension that lists the nodes."""
-    return StandIns()
+NODE_CLASS_MAPPINGS: dict[str, type] = {}  # ComfyUI asks a custom node for its nodes; this one has none

@@ -1,0 +1,133 @@
+"""The notes of the templates, in Markdown, and the addresses of the model files that they link to."""
+
+from __future__ import annotations
+
+MODEL_LINKS, ABOUT = "Model links", "About"
+VIDEO_NEGATIVE, AUDIO_NEGATIVE = "Video negative", "Audio negative"  # titles of nodes
+
+_HUB = "https://huggingface.co"
+FP8 = (
+    f"{_HUB}/Kijai/WanVideo_comfy_fp8_scaled/resolve/main/TI2V/Ovi/"
+    "Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors"
+)
+BF16 = f"{_HUB}/chetwinlow1/Ovi/resolve/main/model_960x960.safetensors"
+_WAN = f"{_HUB}/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+TEXT_ENCODER = f"{_WAN}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+VIDEO_VAE = f"{_WAN}/vae/wan2.2_vae.safetensors"
+_MMAUDIO = f"{_HUB}/hkchengrex/MMAudio/resolve/main/ext_weights"
+AUDIO_VAE = f"{_MMAUDIO}/v1-16.pth"
+VOCODER = f"{_MMAUDIO}/best_netG.pt"
+UPSCALER = f"{_HUB}/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x2.pth"
+INTERPOLATOR = f"{_HUB}/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/film_net_fp16.safetensors"
+
+SIZES = {  # what a link says after the file's name
+    FP8: "12.3 GB, for NVIDIA, AMD and Intel GPUs",
+    BF16: "23.3 GB, for GPUs with 24 GB or more, and Apple's",
+    TEXT_ENCODER: "6.7 GB",
+    VIDEO_VAE: "1.4 GB",
+    AUDIO_VAE: "655 MB",
+    VOCODER: "429 MB",
+}
+FOLDERS = {  # of models/: the file that the templates name first
+    "diffusion_models": [FP8, BF16],
+    "text_encoders": [TEXT_ENCODER],
+    "vae": [VIDEO_VAE, AUDIO_VAE, VOCODER],
+}
+
+
+def file_name(url: str) -> str:
+    """Return the name of the file at an address."""
+    return url.rsplit("/", 1)[1]
+
+
+def links(**more: list[str]) -> str:
+    """Return what to download into which folder of ComfyUI's models, with links and sizes; `more` are more folders."""
+    text = ""
+    for folder, urls in (FOLDERS | more).items():
+        one_of = " (one of them)" if BF16 in urls else ""
+        text += f"**models/{folder}**{one_of}\n\n"
+        for url in urls:
+            text += f"- [{file_name(url)}]({url})" + (f": {SIZES[url]}" if url in SIZES else "") + "\n"
+        text += "\n"
+    return text
+
+
+def tree() -> str:
+    """Return where the files lie in ComfyUI's folder."""
+    lines = ["ComfyUI/", "└── models/"]
+    for folder, urls in FOLDERS.items():
+        last = folder == list(FOLDERS)[-1]
+        names = [file_name(url) for url in urls if url != BF16]
+        lines.append(f"    {'└' if last else '├'}── {folder}/")
+        lines += [f"    {' ' if last else '│'}   {'└' if name == names[-1] else '├'}── {name}" for name in names]
+    return "```\n" + "\n".join(lines) + "\n```\n"
+
+
+MODEL_NOTE = links() + "**Where they go**\n\n" + tree()
+
+_PROMPT = (
+    "**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end, `Audio:` and a description "
+    "of the audio.\n\n"
+)
+_SIZE = "**Width and height**: 1280 × 704, 960 × 960 or 704 × 1280.\n\n"
+_LENGTH = "**Length**: 121 frames are 5 seconds. In general, 24 per second, plus 1.\n\n"
+_SEED = "**Seed**: new after each run. Without any change, Run does nothing, since the clip is there already.\n\n"
+_CHECKPOINT = (
+    "**Another checkpoint**: change model, prompt style, size and length together; the help of *Load Ovi Model* lists "
+    "them.\n\n"
+)
+_INSIDE = (
+    "**Everything else**: the button at the top right of the blue-marked node opens the graph inside: guidance, "
+    "sampler, decoding.\n\n"
+)
+_MEMORY = "**Out of memory** while decoding: set `tile_size` of *Ovi Decode* to 512.\n\n"
+_TROUBLE = (
+    "**Trouble**: the README of this pack has a list (*When something goes wrong*). To report a problem, give the "
+    "versions of ComfyUI and of this pack, and the text of the console.\n"
+)
+_TRAINED = "**Experimental**: Ovi was trained with a first frame as its only reference.\n"
+
+ABOUT_TEXT = _PROMPT + _SIZE + _LENGTH + _SEED + _CHECKPOINT + _INSIDE + _TROUBLE
+ABOUT_IMAGE = (
+    "**Start image**: choose it in *Load Image*. It is cropped from the centre to width × height, and the clip begins "
+    "with it.\n\n" + ABOUT_TEXT
+)
+ABOUT_NODES = _PROMPT + _SIZE + _LENGTH + _SEED + _CHECKPOINT + _MEMORY + _TROUBLE
+ABOUT_CLIPS = (
+    "**Each clip** has a prompt of its own and begins with the last second of the one before, video and audio. With "
+    "an overlap of 1 second, every further clip of 121 frames adds 4 seconds.\n\n"
+    "**More clips**: copy *Next Clip*, and connect all its inputs to the outputs of the one before. *Save Video* may "
+    "follow any of them.\n\n"
+    "**From a saved video**: connect *Load Video* to `video` of a *Next Clip*, and the loaders to its other inputs.\n\n"
+    + _SEED
+    + _TRAINED
+)
+ABOUT_VIDEO = (
+    "**Your video**: choose it in *Load Video*. Its frames and frame rate are preserved; only audio is generated. Set "
+    "the length to its duration at 24 frames per second, plus 1, whatever its own rate.\n\n"
+    "**Prompt**: what the video shows, and at the end `Audio:` and a description of the audio.\n\n" + _SEED + _TRAINED
+)
+ABOUT_WINDOWS = (
+    "**20 seconds**: 481 frames with their audio, in windows of 121 frames that share at least 32. `context_length` "
+    "and `context_overlap` count latents of 4 frames: 31 and 8.\n\n"
+    "**Prompt**: every window reads the whole prompt, so each may speak the words between `<S>` and `<E>`. This "
+    "prompt has no speech.\n\n"
+    "**Memory**: sampling needs no more than one window does; 481 frames of 1280 × 704 take 5 GB of RAM.\n\n"
+    + _SEED
+    + "**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows with Ovi need ComfyUI 0.27 or "
+    "later.\n"
+)
+ABOUT_SECOND_PASS = (
+    "**Second pass**: the video is upscaled to one and a half times its width and height, and refined over the last "
+    "two fifths of the schedule. The audio is masked, so it is unchanged.\n\n"
+    "**Size**: 832 × 448 becomes 1248 × 672. Choose multiples of 64, so that the larger size is in multiples of 32."
+    "\n\n" + _SEED + "**Experimental**: Ovi was not trained for a second pass.\n"
+)
+ABOUT_UPSCALE = (
+    "**Larger and smoother**: twice the width and height, and an interpolated frame between every two. *Ovi Decode* "
+    "stays at 24 frames per second; *Create Video* is set to 48. The audio is unchanged.\n\n"
+    "**Only larger**: open *Upscale and Interpolate* and bypass *Run Frame Interpolation Model* (Ctrl+B); set *Create "
+    "Video* to 24.\n\n"
+    "**Memory**: 121 frames of 2560 × 1408 take 5 GB of RAM; interpolating to 48 per second takes 10 GB more.\n\n"
+    + _SEED
+)

@@ -1,0 +1,277 @@
+"""What the templates show: places, groups, subgraphs, notes and model files, for the prompts of workflows/api/.
+
+A key names a node by its id in the prompt, by its title or by its type. A place is left, top, width and height in the
+canvas's units, with room for what a run adds: a note on a node takes 62, the spectrogram of Ovi Decode 220.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from . import notes
+from .boxes import (
+    CONDITIONED,
+    FIRST_CLIP,
+    FIRST_PASS,
+    FLAT,
+    IMAGE_TO_VIDEO,
+    LARGER,
+    NEW_AUDIO,
+    NEXT_CLIP,
+    SAMPLING,
+    SCHEDULED,
+    SECOND_PASS,
+    SIZE_AND_SEED,
+    TEXT_TO_VIDEO,
+    WINDOWS,
+    YOUR_VIDEO,
+    Box,
+    Place,
+)
+
+MODELS = {  # node type: the folder of models/ and the address of each file
+    "OviModelLoader": [("diffusion_models", notes.FP8)],
+    "CLIPLoader": [("text_encoders", notes.TEXT_ENCODER)],
+    "VAELoader": [("vae", notes.VIDEO_VAE)],
+    "OviAudioVAELoader": [("vae", notes.AUDIO_VAE), ("vae", notes.VOCODER)],
+    "UpscaleModelLoader": [("upscale_models", notes.UPSCALER)],
+    "FrameInterpolationModelLoader": [("frame_interpolation", notes.INTERPOLATOR)],
+}
+HASHES = {  # of files whose hash is public; MD5 where it has 32 digits
+    notes.TEXT_ENCODER: "c3355d30191f1f066b26d93fba017ae9809dce6c627dda5f6a66eaa651204f68",
+    notes.VIDEO_VAE: "e40321bd36b9709991dae2530eb4ac303dd168276980d3e9bc4b6e2b75fed156",
+    notes.AUDIO_VAE: "69f56803f59a549a1a507c93859fd4d7",
+    notes.VOCODER: "eeaf372a38a9c31c362120aba2dde292",
+}
+COLOURS = {"OviTextEncode": "green", notes.VIDEO_NEGATIVE: "red", notes.AUDIO_NEGATIVE: "red"}
+FEEDS = [  # node type and input whose text has a node of its own, and that node's title
+    ("OviTextEncode", "video_negative", notes.VIDEO_NEGATIVE),
+    ("OviTextEncode", "audio_negative", notes.AUDIO_NEGATIVE),
+]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A graph of workflows/: the prompt that it is made of, and how it looks."""
+
+    prompt: str  # the name of a file in workflows/api/
+    places: Mapping[str, Place]
+    groups: Mapping[str, Sequence[str]]  # by title: the nodes inside
+    notes: Mapping[str, str]  # by title: Markdown
+    boxes: Sequence[Box] = ()
+    feeds: Sequence[tuple[str, str, str]] = ()
+    collapsed: Sequence[str] = ()
+
+
+def layout(template: Template) -> dict[str, Any]:
+    """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
+    models = {kind: [model_file(*file) for file in files] for kind, files in MODELS.items()}
+    groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
+    return asdict(template) | {"groups": groups, "models": models, "colours": COLOURS}
+
+
+def around(places: Sequence[Place]) -> tuple[int, int, int, int]:
+    """Return the bounds of a group around nodes: left, top, right, bottom. A node's title stands 30 above its place."""
+    return (
+        min(left for left, *_ in places) - 12,
+        min(top for _, top, *_ in places) - 78,
+        max(left + width for left, _, width, _ in places) + 12,
+        max(top + height for _, top, _, height in places) + 12,
+    )
+
+
+def model_file(folder: str, url: str) -> dict[str, str]:
+    """Return what ComfyUI shows of a missing file."""
+    file = {"name": notes.file_name(url), "url": url, "directory": folder}
+    if digits := HASHES.get(url):
+        file |= {"hash": digits, "hash_type": "MD5" if len(digits) == 32 else "SHA256"}
+    return file
+
+
+LOADERS: dict[str, Place] = {
+    "OviModelLoader": (0, 0, 270, 106),
+    "CLIPLoader": (0, 160, 270, 106),
+    notes.MODEL_LINKS: (0, 320, 270, 310),
+    "VAELoader": (0, 690, 270, 58),
+    "OviAudioVAELoader": (0, 800, 270, 82),
+    "OviGuidance": (306, 0, 136, 0),
+}
+# Some templates have a column more between the prompt and the video.
+WIDE = LOADERS | {
+    notes.VIDEO_NEGATIVE: (306, 190, 210, 90),
+    notes.AUDIO_NEGATIVE: (306, 330, 210, 90),
+    "OviTextEncode": (546, 40, 350, 380),
+    SIZE_AND_SEED.title: (936, 0, 260, 320),
+    WINDOWS.title: (936, 0, 260, 370),
+    "OviDecode": (1236, 0, 220, 410),
+    "CreateVideo": (1490, 0, 134, 0),
+    "SaveVideo": (1490, 70, 340, 490),
+    notes.ABOUT: (936, 650, 894, 232),
+}
+DENSE = LOADERS | {
+    notes.VIDEO_NEGATIVE: (300, 190, 210, 90),
+    notes.AUDIO_NEGATIVE: (300, 330, 210, 90),
+    "OviTextEncode": (530, 40, 310, 380),
+    SIZE_AND_SEED.title: (870, 0, 210, 320),
+    SECOND_PASS.title: (1110, 0, 210, 320),
+    "OviDecode": (1350, 0, 210, 410),
+    "CreateVideo": (1590, 0, 134, 0),
+    "SaveVideo": (1590, 70, 250, 400),
+    notes.ABOUT: (870, 560, 690, 322),
+}
+PROMPTED = ["OviGuidance", notes.VIDEO_NEGATIVE, notes.AUDIO_NEGATIVE, "OviTextEncode"]
+LOADED = ["OviModelLoader", "CLIPLoader", notes.MODEL_LINKS, "VAELoader", "OviAudioVAELoader"]
+SAVED = ["OviDecode", "CreateVideo", "SaveVideo"]
+COLLAPSED = ["OviGuidance", "CreateVideo"]
+GROUPS = {
+    "1 Load models": LOADED,
+    "2 Prompt": PROMPTED,
+    "3 Size, length, seed": [SIZE_AND_SEED.title],
+    "4 Video": SAVED,
+}
+
+
+TEMPLATES = {
+    "Ovi 1 Text to Video": Template(
+        prompt="ovi_text_to_video",
+        places={
+            notes.MODEL_LINKS: (0, 0, 440, 390),
+            notes.ABOUT: (0, 450, 440, 430),
+            TEXT_TO_VIDEO.title: (480, 0, 480, 880),
+            "SaveVideo": (1000, 0, 500, 500),
+        },
+        groups={},
+        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_TEXT},
+        boxes=[TEXT_TO_VIDEO],
+    ),
+    "Ovi 2 Image to Video": Template(
+        prompt="ovi_image_to_video",
+        places={
+            notes.MODEL_LINKS: (0, 0, 440, 390),
+            notes.ABOUT: (0, 450, 440, 430),
+            "LoadImage": (480, 0, 250, 320),
+            IMAGE_TO_VIDEO.title: (770, 0, 470, 880),
+            "SaveVideo": (1280, 0, 420, 420),
+        },
+        groups={},
+        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_IMAGE},
+        boxes=[IMAGE_TO_VIDEO],
+    ),
+    "Ovi 3 Three Clips in a Row": Template(
+        prompt="ovi_three_clips",
+        places=LOADERS
+        | {
+            FIRST_CLIP.title: (470, 0, 300, 550),
+            NEXT_CLIP.title: (810, 0, 300, 550),
+            f"{NEXT_CLIP.title} 2": (1150, 0, 300, 550),
+            "SaveVideo": (1490, 0, 350, 500),
+            notes.ABOUT: (470, 640, 640, 240),
+        },
+        groups={
+            "1 Load models": [*LOADED, "OviGuidance"],
+            "2 First clip": [FIRST_CLIP.title],
+            "3 Second clip": [NEXT_CLIP.title],
+            "4 Third clip": [f"{NEXT_CLIP.title} 2"],
+            "5 Video": ["SaveVideo"],
+        },
+        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_CLIPS},
+        boxes=[FIRST_CLIP, NEXT_CLIP],
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 4 Audio for a Video": Template(
+        prompt="ovi_video_to_audio",
+        places=WIDE
+        | {
+            NEW_AUDIO.title: (1490, 0, 140, 46),
+            "SaveVideo": (1490, 120, 340, 490),
+            notes.ABOUT: (936, 690, 894, 190),
+            "LoadVideo": (306, 560, 210, 320),
+            YOUR_VIDEO.title: (546, 560, 350, 320),
+        },
+        groups={
+            "1 Load models": LOADED,
+            "2 Prompt": PROMPTED,
+            "3 Your video: size, length": ["LoadVideo", YOUR_VIDEO.title],
+            "4 Seed": [SIZE_AND_SEED.title],
+            "5 Video": ["OviDecode", NEW_AUDIO.title, "SaveVideo"],
+        },
+        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_VIDEO},
+        boxes=[
+            YOUR_VIDEO,
+            NEW_AUDIO,
+            replace(
+                SIZE_AND_SEED,
+                members=SAMPLING,
+                inputs=[*CONDITIONED, ("latent", "SamplerCustomAdvanced", "latent_image")],
+                shown=SCHEDULED,
+            ),
+        ],
+        feeds=FEEDS,
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 5 Twenty Seconds": Template(
+        prompt="ovi_context_windows",
+        places=WIDE,
+        groups=GROUPS | {"3 Size, length, seed": [WINDOWS.title]},
+        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_WINDOWS},
+        boxes=[WINDOWS],
+        feeds=FEEDS,
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 6 Second Pass": Template(
+        prompt="ovi_second_pass",
+        places=DENSE,
+        groups=GROUPS | {"3 Size, length, seed": [SIZE_AND_SEED.title, SECOND_PASS.title]},
+        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_SECOND_PASS},
+        boxes=[FIRST_PASS, SECOND_PASS],
+        feeds=FEEDS,
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 7 Upscale and 48 fps": Template(
+        prompt="ovi_upscale_48fps",
+        places=DENSE | {"OviDecode": (1110, 0, 210, 410), LARGER.title: (1350, 0, 210, 140)},
+        groups=GROUPS | {"4 Video": [*SAVED, LARGER.title]},
+        notes={
+            notes.MODEL_LINKS: notes.links(upscale_models=[notes.UPSCALER], frame_interpolation=[notes.INTERPOLATOR]),
+            notes.ABOUT: notes.ABOUT_UPSCALE,
+        },
+        boxes=[SIZE_AND_SEED, LARGER],
+        feeds=FEEDS,
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 8 Text to Video with KSampler": Template(
+        prompt="ovi_minimal_ksampler",
+        places=DENSE | {"EmptyOviLatent": (870, 120, 210, 200), "KSampler": (1110, 0, 210, 262)},
+        groups=GROUPS | {"3 Size, length, seed": ["EmptyOviLatent", "KSampler"]},
+        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_NODES},
+        feeds=FEEDS,
+        collapsed=COLLAPSED,
+    ),
+    "Ovi 9 Text to Video, All Nodes": Template(
+        prompt="ovi_text_to_video",
+        places=FLAT | {notes.MODEL_LINKS: (1660, 0, 330, 660), notes.ABOUT: (2020, 0, 330, 660)},
+        groups={
+            "1 Load models": ["OviModelLoader", "CLIPLoader", "VAELoader", "OviAudioVAELoader"],
+            "2 Prompt": PROMPTED,
+            "3 Size, length, seed": [*SAMPLING, "EmptyOviLatent"],
+            "4 Video": SAVED,
+        },
+        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_NODES},
+        feeds=FEEDS,
+        collapsed=["CreateVideo"],
+    ),
+}
+BLUEPRINTS = {  # by title of a box: the template that has it, ComfyUI's category for it, and what it does
+    TEXT_TO_VIDEO.title: {
+        "template": "Ovi 1 Text to Video",
+        "category": "Video generation and editing/Text to video",
+        "description": "Generates video and audio together, including speech, from a prompt with Ovi.",
+    },
+    IMAGE_TO_VIDEO.title: {
+        "template": "Ovi 2 Image to Video",
+        "category": "Video generation and editing/Image to video",
+        "description": "Generates video and audio together from a start image and a prompt with Ovi.",
+    },
+}
