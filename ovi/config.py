@@ -17,6 +17,7 @@ from .files import read_json, shown
 HEAD_DIM = 128  # of every released Ovi and Wan model
 TEXT_LEN = 512  # text tokens that both towers read
 AUDIO_ROPE_SCALE = 0.19676  # maps 157 audio latents to about 31 latent frames of video
+REFERENCE_ROPE_SCALE = 0.197265625  # the same in DreamID-Omni, which rounded 31 / 157 to bfloat16
 METADATA_KEY = "ovi_config"  # safetensors metadata entry (JSON) for what shapes cannot tell
 
 # What a file may say, so that no number in it sizes more than a model could have.
@@ -26,7 +27,8 @@ MAX_TEXT_LEN = 8192
 MAX_ROPE_SCALE = 16.0
 MAX_METADATA = 10_000  # characters
 
-_FROM_METADATA = ("num_heads", "text_len", "audio_rope_scale")
+_SCALES = ("audio_rope_scale", "reference_rope_scale")
+_FROM_METADATA = ("num_heads", "text_len", *_SCALES)
 _BLOCK = re.compile(r"video_model\.blocks\.(0|[1-9][0-9]{0,8})\.")
 
 
@@ -47,6 +49,7 @@ class OviConfig:
     audio_channels: int = geometry.AUDIO_CHANNELS
     patch_size: tuple[int, int, int] = (1, 2, 2)  # latent frames, height, width
     audio_rope_scale: float = AUDIO_ROPE_SCALE
+    reference_rope_scale: float = REFERENCE_ROPE_SCALE  # stands in for it in a clip with person references
 
     @property
     def head_dim(self) -> int:
@@ -57,8 +60,8 @@ class OviConfig:
     def from_state_dict(cls, sd: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> OviConfig:
         """Read every size from the shapes of a state dict with published key names.
 
-        What shapes cannot tell (`num_heads` = dim // 128, `text_len`, `audio_rope_scale`) is overridden by the JSON
-        object under "ovi_config" in `metadata`.
+        What shapes cannot tell (`num_heads` = dim // 128, `text_len`, `audio_rope_scale`, `reference_rope_scale`) is
+        overridden by the JSON object under "ovi_config" in `metadata`.
 
         Raises ValueError where a tensor that gives a size is missing or has the wrong number of dimensions, where 128
         does not divide `dim` and the metadata gives no `num_heads`, for a temporal patch, for metadata that is
@@ -103,7 +106,7 @@ def _given(metadata: Mapping[str, str]) -> dict[str, Any]:
     if unknown := sorted(given.keys() - set(_FROM_METADATA)):
         raise ValueError(f"The file's {METADATA_KEY} has {shown(unknown)}; known are {list(_FROM_METADATA)}.")
     for name, value in given.items():
-        types = (int, float) if name == "audio_rope_scale" else (int,)
+        types = (int, float) if name in _SCALES else (int,)
         if type(value) not in types:  # bool is an int
             needed = "a number" if float in types else "a whole number"
             raise ValueError(f"The file's {METADATA_KEY} gives {name} as {shown(repr(value), 60)}; {needed} is needed.")
@@ -121,7 +124,8 @@ def _layers(sd: Mapping[str, Tensor]) -> int:
 
 def _check_sizes(config: OviConfig) -> None:
     """Raise ValueError for sizes that no model has."""
-    limits: dict[str, float] = {"num_layers": MAX_LAYERS, "text_len": MAX_TEXT_LEN, "audio_rope_scale": MAX_ROPE_SCALE}
+    limits: dict[str, float] = {"num_layers": MAX_LAYERS, "text_len": MAX_TEXT_LEN}
+    limits |= dict.fromkeys(_SCALES, MAX_ROPE_SCALE)
     for name, value in dataclasses.asdict(config).items():
         limit = limits.get(name, MAX_SIZE)
         for size in value if isinstance(value, tuple) else (value,):

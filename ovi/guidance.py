@@ -1,7 +1,10 @@
 """Guidance on joint latents, and which blocks the negative pass skips.
 
 In the Ovi release: guided = negative + cfg * (positive - negative) with a scale for each modality, and one block that
-the negative pass skips in both towers ("skip layer guidance", block 11 of 30).
+the negative pass skips in both towers ("skip layer guidance", block 11 of 30). DreamID-Omni adds for its person
+references cfg' * (positive - without), where `without` is the positive pass with zeros in the place of one kind of
+references: of the images for the video, of the voices for the audio. The coefficients add up to 1, so all of this holds
+for velocities and for denoised latents alike.
 """
 
 from __future__ import annotations
@@ -84,6 +87,32 @@ def guide_parts(
     if guided.audio:
         below = negative[..., video_size:]
         audio = below + (audio - below) * audio_cfg
+    return torch.cat([video, audio], dim=-1)
+
+
+def guide_references(
+    guided: Tensor,
+    positive: Tensor,
+    without_images: Tensor | None,
+    without_voices: Tensor | None,
+    video_size: int,
+    video_cfg: float,
+    audio_cfg: float,
+) -> Tensor:
+    """Push a guided result further towards the person references, each modality by its own scale.
+
+    All are packed joint latents [B, 1, N] whose first `video_size` numbers are video: `guided` by the prompts,
+    `positive` as the model predicted it, and the same with zeros for all reference images or all reference voices.
+    These are None where no such pass was made, which leaves that modality as it is. DreamID-Omni's scales are 1.5 and
+    2.0, beside 3.0 and 4.0 for the prompts.
+    """
+    if without_images is None and without_voices is None:
+        return guided
+    video, audio = guided[..., :video_size], guided[..., video_size:]
+    if without_images is not None:
+        video = video + video_cfg * (positive - without_images)[..., :video_size]
+    if without_voices is not None:
+        audio = audio + audio_cfg * (positive - without_voices)[..., video_size:]
     return torch.cat([video, audio], dim=-1)
 
 

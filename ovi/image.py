@@ -1,7 +1,8 @@
-"""Images and frames fitted to the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
+"""Images, frames and faces fitted to the size of the video. Images are ComfyUI's: [B, H, W, C], 0..1."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,22 +15,29 @@ Fit = Literal["crop", "stretch", "pad", "refuse"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 
-def check_images(images: Any, what: str) -> None:
-    """Raise ValueError, naming the images as `what`, for anything but at least one of 3 or 4 channels [B, H, W, C]."""
+def check_images(images: Any, what: str, channels: Sequence[int] = (3, 4)) -> None:
+    """Raise ValueError, naming the images as `what`, for anything but at least one of `channels` [B, H, W, C]."""
     got = f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
     if isinstance(images, Tensor) and 0 in images.shape:
         raise ValueError(f"The {what} is empty, {got}; check the file or the node that it comes from.")
     if (
         not isinstance(images, Tensor)
         or images.ndim != 4
-        or images.shape[-1] not in (3, 4)
+        or images.shape[-1] not in channels
         or images.dtype not in FLOATS
         or images.layout != torch.strided
     ):
+        *others, last = channels
         raise ValueError(
-            f"The {what} must be [batch, height, width, 3 or 4 channels] of floating point, 0 to 1, got {got}; check "
-            "the node that it comes from, or use 'Convert Mask to Image' for a mask."
+            f"The {what} must be [batch, height, width, {', '.join(map(str, others))} or {last} channels] of floating "
+            f"point, 0 to 1, got {got}; check the node that it comes from, or use 'Convert Mask to Image' for a mask."
         )
+
+
+def check_one(image: Tensor, what: str) -> None:
+    """Raise ValueError for a batch of images, naming them as `what`."""
+    if len(image) != 1:
+        raise ValueError(f"The {what} must be one image, got a batch of {len(image)}: pick one with ImageFromBatch.")
 
 
 def fit_image(image: Any, width: int, height: int, fit: Fit = "crop", what: str = "start image") -> Tensor:
@@ -38,9 +46,40 @@ def fit_image(image: Any, width: int, height: int, fit: Fit = "crop", what: str 
     Raises ValueError for a batch and where `fit_frames` does; `what` names the image there.
     """
     check_images(image, what)
-    if len(image) != 1:
-        raise ValueError(f"The {what} must be one image, got a batch of {len(image)}: pick one with ImageFromBatch.")
+    check_one(image, what)
     return fit_frames(image, width, height, fit, what)
+
+
+def fit_face(image: Any, width: int, height: int, what: str = "face") -> Tensor:
+    """Fit a person's face, `image` [1, H, W, 1, 3 or 4], to [1, height, width, 3] in float32, as DreamID-Omni does.
+
+    The whole image, enlarged or reduced to touch two sides, stands in the middle of white; alpha is dropped without
+    blending, grey becomes RGB. Resampling is Pillow's Lanczos on 8 bits, so the result is exactly whole numbers / 255;
+    values are rounded to those first, and clamped to 0..1.
+
+    Raises ValueError for a batch, an image so narrow that nothing of it would remain, another shape or dtype, and for
+    NaN or infinity; `what` names the image there.
+    """
+    from PIL import Image
+
+    check_images(image, what, (1, 3, 4))
+    check_one(image, what)
+    check_finite(image, what)
+    _, image_height, image_width, channels = image.shape
+    ratio = image_width / image_height
+    inner = (width, int(width / ratio)) if ratio > width / height else (int(height * ratio), height)
+    if 0 in inner:
+        raise ValueError(
+            f"The {what} is {image_width}x{image_height}, so narrow that nothing of it would remain in "
+            f"{width}x{height}: crop it to the face."
+        )
+    pixels = (image[0, ..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = pixels.expand(-1, -1, 3) if channels == 1 else pixels
+    resized = Image.fromarray(pixels.cpu().numpy()).resize(inner, Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (width, height), "white")
+    canvas.paste(resized, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    data = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
+    return data.view(1, height, width, 3).to(image.device) / 255
 
 
 def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> Tensor:

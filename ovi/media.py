@@ -145,6 +145,21 @@ def mono(audio: Any, new_rate: int, what: str = "audio") -> Tensor:
     return resampled(waveform.float().mean(0), rate, new_rate)
 
 
+def cut(audio: Any, start: float, seconds: float, new_rate: int, what: str) -> Tensor:
+    """Take `seconds` of audio from `start` on, mixed down, resampled and within -1 and 1: [S].
+
+    Raises ValueError, naming the audio as `what`, where `mono` does, and for audio that ends before.
+    """
+    wave = mono(audio, new_rate, what)
+    first, after = round(start * new_rate), round((start + seconds) * new_rate)
+    if after > len(wave):
+        raise ValueError(
+            f"The {what} lasts {len(wave) / new_rate:.2f} s, but {start:g} to {start + seconds:g} s of it are used: "
+            f"choose a longer one, or lower {what}_start or {what}_seconds."
+        )
+    return wave[first:after].clamp(-1, 1)
+
+
 def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     """Resample a wave [..., S] of float32: [..., ceil(S * new_rate / rate)].
 

@@ -24,6 +24,11 @@ def activation_bytes(config: OviConfig, batch: int, grid: Sequence[int], audio_l
     the output. One more copy is counted for hosts that rotate queries and keys without a fused kernel: with its float32
     copies that comes to nine widths, slightly more than a feed-forward.
     """
+    return tokens(config, grid, audio_length) * bytes_per_token(config, batch, element_size)
+
+
+def bytes_per_token(config: OviConfig, batch: int, element_size: int) -> int:
+    """Return what one token more, in each clip of a batch, adds to `activation_bytes`."""
     widths = 4 * config.dim + max(config.video_ffn_dim, config.audio_ffn_dim)
     rotations = config.head_dim // 2 * 4 * 4  # a 2 x 2 matrix of float32 for each pair of channels, whatever the batch
-    return tokens(config, grid, audio_length) * (batch * widths * element_size + rotations)
+    return batch * widths * element_size + rotations

@@ -2,8 +2,9 @@
 
 Inputs are latents in ComfyUI's layout, video [B, 48, F, H, W] and audio [B, 20, L]; the timestep is 1000 * sigma;
 outputs are velocities, noise - x0. Inside, a tower's tokens are [B, L, D]: video in the order f, h, w (w fastest),
-audio one token for each latent frame. Modulation is kept for each distinct timestep, [B, T, ...] with T = 1, F (video)
-or L (audio), and broadcast over views of the tokens.
+audio one token for each latent frame. Person references (see `references`) are further latent frames at the end, whose
+velocities are cut off. Modulation is kept for each distinct timestep, [B, T, ...] with T = 1, F (video) or L (audio),
+and broadcast over views of the tokens.
 
 Operations run in place on nothing that a gradient may need. Source of the formulas: "Ovi: Twin Backbone Cross-Modal
 Fusion for Audio-Video Generation" and the published weights' code, whose numbers `tests/golden` holds.
@@ -20,8 +21,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from . import references as persons
 from . import rope
 from .config import OviConfig
+from .references import References as References
 
 EPS = 1e-6  # of every layer norm and RMS norm
 AUDIO_KERNEL = 7  # latent frames that a convolution of the audio patch embedding sees
@@ -335,32 +338,39 @@ class VideoTower(Tower):
         super().__init__(layers, config, config.video_ffn_dim, config.video_channels * patch[0] * patch[1] * patch[2])
         self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
 
-    def embed(self, latent: Tensor, timestep: Tensor, text: Tensor) -> tuple[Tensor, Stream]:
-        """Return the tokens [B, F * H/2 * W/2, D] of a latent, and their stream.
+    def embed(
+        self, latent: Tensor, timestep: Tensor, text: Tensor, references: References | None = None
+    ) -> tuple[Tensor, Stream]:
+        """Return the tokens [B, (F + images) * H/2 * W/2, D] of a latent and the images after it, and their stream.
 
         Odd edges wrap around, as in ComfyUI's Wan.
         """
+        frames, images = latent.shape[2], 0
+        if references is not None:
+            images = len(references.images)
+            latent, timestep = persons.append(latent, references.images, timestep)
         _, rows, columns = self.config.patch_size
         padding = (0, -latent.shape[4] % columns, 0, -latent.shape[3] % rows, 0, 0)
         if any(padding):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
-        _, _, frames, height, width = patches.shape
+        *_, height, width = patches.shape
         tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        return tokens, self.stream(tokens, self.positions((frames, height, width), tokens), timestep, text)
+        table = self.positions((frames, height, width), tokens, images)
+        return tokens, self.stream(tokens, table, timestep, text)
 
-    def positions(self, grid: tuple[int, int, int], like: Tensor) -> Tensor:
-        """Return the rotations of a grid of tokens: latent frames, rows, columns."""
-        return rope.video_table(*grid, self.config.head_dim, like=like)
+    def positions(self, grid: tuple[int, int, int], like: Tensor, images: int = 0) -> Tensor:
+        """Return the rotations of a grid of tokens (latent frames, rows, columns), and of reference images after it."""
+        return rope.video_table(*grid, self.config.head_dim, like=like, images=images)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
-        """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape."""
+        """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape, which cuts references off."""
         _, p, q = self.config.patch_size
         _, _, frames, height, width = latent.shape
         patches = self.head(tokens, stream.time)
-        rows = -(-height // p)
-        out = rearrange(patches, "b (f h w) (p q c) -> b c f (h p) (w q)", f=frames, h=rows, p=p, q=q)
-        return out[..., :height, :width]
+        rows, columns = -(-height // p), -(-width // q)
+        out = rearrange(patches, "b (f h w) (p q c) -> b c f (h p) (w q)", h=rows, w=columns, p=p, q=q)
+        return out[:, :, :frames, :height, :width]
 
 
 class AudioTower(Tower):
@@ -374,18 +384,36 @@ class AudioTower(Tower):
             GatedConvolutions(layers, config.dim, config.audio_patch_dim),
         )
 
-    def embed(self, latent: Tensor, timestep: Tensor, text: Tensor, start: float = 0.0) -> tuple[Tensor, Stream]:
-        """Return the tokens [B, L, D] of a latent, and their stream; `start` is the position of the first token."""
-        tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
-        return tokens, self.stream(tokens, self.positions(tokens.shape[1], tokens, start), timestep, text)
+    def embed(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        start: float = 0.0,
+        references: References | None = None,
+    ) -> tuple[Tensor, Stream]:
+        """Return the tokens [B, L + those of voices, D] of a latent and the voices after it, and their stream.
 
-    def positions(self, length: int, like: Tensor, start: float = 0.0) -> Tensor:
-        """Return the rotations of `length` tokens, the first at position `start`."""
-        return rope.audio_table(length, self.config.head_dim, self.config.audio_rope_scale, like=like, start=start)
+        `start` is the position of the first token. The convolutions run across the seams, as in training: the last
+        tokens of the clip see the first voice.
+        """
+        length = latent.shape[2]
+        if references is not None:
+            latent, timestep = persons.append(latent, references.voices, timestep)
+        tokens = self.patch_embedding(latent).transpose(1, 2).contiguous()
+        return tokens, self.stream(tokens, self.positions(length, tokens, start, references), timestep, text)
+
+    def positions(self, length: int, like: Tensor, start: float = 0.0, references: References | None = None) -> Tensor:
+        """Return the rotations of `length` tokens, the first at position `start`, and of the voices after them."""
+        config = self.config
+        if references is None:
+            return rope.audio_table(length, config.head_dim, config.audio_rope_scale, like=like, start=start)
+        voices = [voice.shape[2] for voice in references.voices]
+        return rope.audio_table(length, config.head_dim, config.reference_rope_scale, like, start, voices)
 
     def velocity(self, tokens: Tensor, stream: Stream, latent: Tensor) -> Tensor:
-        """Bring the head's output to the latent's layout."""
-        return self.head(tokens, stream.time).transpose(1, 2)
+        """Bring the head's output to the latent's layout and length, which cuts references off."""
+        return self.head(tokens, stream.time).transpose(1, 2)[..., : latent.shape[2]]
 
 
 class OviModel(nn.Module):
@@ -423,6 +451,7 @@ class OviModel(nn.Module):
         skip_rows: Sequence[bool] | None = None,
         audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
+        references: References | None = None,
     ) -> list[Tensor | None]:
         """Predict the velocities of both modalities.
 
@@ -434,8 +463,12 @@ class OviModel(nn.Module):
         skip_blocks: blocks to skip, in both towers, for the rows of the batch where `skip_rows` is true (None: all
         rows).
         audio_start: the position of the first audio latent, where x is a part of a longer clip.
+        references: the persons of the clip, for a model trained with them; an empty References is given, too, and
+        changes the audio's scale of positions. Their tokens are attended to everywhere, and their timestep is the
+        tower's; where that is one for each latent frame, [B, F] or [B, L], it is the largest of the row, since masks
+        only lower it, and [B, F + images] or [B, L + latents of all voices] give it themselves.
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
-        text tokens.
+        text tokens, and for references that do not fit x.
         """
         return self.velocities(
             x,
@@ -445,6 +478,7 @@ class OviModel(nn.Module):
             skip_rows=skip_rows,
             audio_start=audio_start,
             transformer_options=transformer_options,
+            references=references,
         )
 
     def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
@@ -466,21 +500,24 @@ class OviModel(nn.Module):
         skip_rows: Sequence[bool] | None = None,
         audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
+        references: References | None = None,
     ) -> list[Tensor | None]:
         """Do what every step needs: `forward` with texts that `embed_texts` has embedded."""
         options = dict(transformer_options or {})
         video_time, audio_time = timestep if isinstance(timestep, tuple) else (timestep, timestep)
         video_latent, audio_latent = x
         video_text, audio_text = texts
+        if references is not None:
+            persons.check(references, video_latent, audio_latent)
         if video_latent is None or video_text is None:
             if audio_latent is None or audio_text is None:
                 raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
-            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options)]
+            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options, references)]
         if audio_latent is None or audio_text is None:
-            return [alone(self.video_model, video_latent, video_time, video_text, options), None]
+            return [alone(self.video_model, video_latent, video_time, video_text, options, references), None]
 
-        video, video_stream = self.video_model.embed(video_latent, video_time, video_text)
-        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_text, audio_start)
+        video, video_stream = self.video_model.embed(video_latent, video_time, video_text, references)
+        audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_text, audio_start, references)
         streams = (video_stream, audio_stream)
         unskipped = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
         replacements = options.get("patches_replace", {}).get("dit", {})
@@ -504,10 +541,15 @@ class OviModel(nn.Module):
 
 
 def alone(
-    tower: VideoTower | AudioTower, latent: Tensor, timestep: Tensor, text: Tensor, options: Mapping[str, Any]
+    tower: VideoTower | AudioTower,
+    latent: Tensor,
+    timestep: Tensor,
+    text: Tensor,
+    options: Mapping[str, Any],
+    references: References | None,
 ) -> Tensor:
     """Predict the velocity with one tower, without the other. As in the Ovi release, no block is skipped."""
-    tokens, stream = tower.embed(latent, timestep, text)
+    tokens, stream = tower.embed(latent, timestep, text, references=references)
     for block in tower.blocks:
         tokens = block(tokens, stream, options)
     return tower.velocity(tokens, stream, latent)

@@ -1,6 +1,7 @@
 """The parts of a prompt (scene, speech, sound) put together, however they were written or pasted.
 
 Each part may hold tags of its own. The prompt gets one description of the audio, at its end and without speech in it.
+DreamID-Omni's has none, and more parts: persons, their looks and their actions (see `caption`).
 """
 
 # ruff: noqa: RUF001  full-width colons and commas are meant
@@ -8,12 +9,15 @@ Each part may hold tags of its own. The prompt gets one description of the audio
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from . import tags
+from . import caption, tags
 from .geometry import VARIANTS
 from .quote import check_characters, quoted
 from .tags import AUDIO, END_AUDIO, END_SPEECH, LABEL, SPEECH, Reading
+
+STYLES = (*VARIANTS, caption.STYLE)  # forms that a prompt is composed in: the checkpoints'
 
 _VERBS = (
     r"(?<!\bwho )(?<!\bthat )\b(?:says?|said|speaks|spoke|asks?|asked|answers|answered|replies|replied|whispers?|"
@@ -29,6 +33,7 @@ _TIME = r"(?:\d{1,2}:)?\d{1,2}:\d{2}(?:[.,:;]\d{1,3})?(?!\w)"
 _SPAN = rf"{_TIME}(?:\s*(?:-->|[-–—])\s*{_TIME})?"
 _LEADING_TIME = re.compile(rf"\s*(?:\[{_SPAN}\]|\({_SPAN}\)|{_SPAN})[\s:：,，–—-]*")
 _CUE = re.compile(rf"^(?:[^\S\n]*\d+[^\S\n]*\n)?[^\S\n]*{_TIME}[^\S\n]*-->[^\S\n]*{_TIME}[^\S\n]*$", re.MULTILINE)
+_IDENTIFIED = re.compile(r"(?:,| is) identified as <sub\d+>\.?$")  # at the end of a person's line in a caption
 _STARS = re.compile(r"\s*(?:[-–•*]\s+)?(\*{1,3})(?=[^\s*])([^*]+)\1")  # Markdown at the beginning of a line
 
 
@@ -38,22 +43,52 @@ class _Turn(NamedTuple):
     notes: list[str]
 
 
-def read(scene: str, speech: str, sound: str, style: str) -> Reading:
+def read(
+    scene: str, speech: str, sound: str, style: str, persons: str = "", looks: str = "", actions: str = ""
+) -> Reading:
     """Compose a prompt in the form that the checkpoint `style` was trained on.
 
     `speech` has one line per turn, "speaker: words", which becomes "speaker says, <S>words<E>"; lines in that form,
     with "says" or with quotation marks are taken, too. Empty parts and lines are skipped. Descriptions of the audio in
-    `scene` and `speech` go in front of `sound`. Raises ValueError for a line without a speaker or without words, and
-    for speech that is not closed or that stands in a description of the audio.
+    `scene` and `speech` go in front of `sound`.
+
+    The style "dreamid-omni" has no description of the audio. `persons` has one line for each, "name: description", in
+    the order of their references; a name becomes <sub1>, <sub2> and so on in all but the spoken words. `looks` and
+    `actions` are theirs. Other styles do not have these three.
+
+    Raises ValueError for a line without a speaker or without words, a person without name or description or with
+    another's name, and for speech that is not closed or that stands in a description of the audio.
     """
-    for part in (scene, speech, sound):
+    for part in (scene, speech, sound, persons, looks, actions):
         check_characters(part)
+    if style == caption.STYLE:
+        return _read_caption(_names(persons), scene, looks, actions, speech, sound)
     in_scene = tags.read(scene, part=True)
     seen, heard = _without_audio(in_scene.text, "scene")
     notes = list(in_scene.notes)
     if heard:
         notes.append("The description of the audio in the scene was put at the end of the prompt")
-    said = []
+    said, of_speech, heard_in_speech = _read_speech(speech)
+    notes += of_speech
+    if heard_in_speech:
+        notes.append("The description of the audio in the speech was put at the end of the prompt")
+        heard += heard_in_speech
+    in_sound, of_sound = _read_sound(sound)
+    text = " ".join(filter(None, [seen, *said]))
+    if description := " ".join(filter(None, [*heard, in_sound])):
+        form = "<AUDCAP>{}<ENDAUDCAP>" if VARIANTS[style].audio_tag == "AUDCAP" else "Audio: {}"
+        text = f"{text}\n\n{form.format(description)}".lstrip()
+    doubts = tags.read(text).doubts
+    if any(map(str.strip, (persons, looks, actions))):
+        doubts = (*doubts, f"Persons, looks and actions are not read: only {caption.STYLE} has them")
+    return Reading(text, tags.few([*notes, *of_sound]), doubts)
+
+
+def _read_speech(speech: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the turns in the form of a prompt, notes, and the descriptions of the audio that stood among them."""
+    said: list[str] = []
+    notes: list[str] = []
+    heard: list[str] = []
     speech, cues = _CUE.subn("", speech)
     if cues:
         notes.append("The time codes of subtitles in the speech were left out")
@@ -62,12 +97,63 @@ def read(scene: str, speech: str, sound: str, style: str) -> Reading:
         said.append(turn.text)
         notes += turn.notes
         heard += turn.heard
-    in_sound, of_sound = _read_sound(sound)
-    text = " ".join(filter(None, [seen, *said]))
-    if description := " ".join(filter(None, [*heard, in_sound])):
-        form = "<AUDCAP>{}<ENDAUDCAP>" if VARIANTS[style].audio_tag == "AUDCAP" else "Audio: {}"
-        text = f"{text}\n\n{form.format(description)}".lstrip()
-    return Reading(text, tags.few([*notes, *of_sound]), tags.read(text).doubts)
+    return said, notes, heard
+
+
+def _names(persons: str) -> dict[str, str]:
+    """Return the description of each person by name, from lines "name: description" or of a caption."""
+    found: dict[str, str] = {}
+    for line in filter(str.strip, persons.splitlines()):
+        colon = _COLON.search(line)
+        name, who = (line[: colon.start()].strip(), line[colon.end() :].strip()) if colon else ("", "")
+        who = _IDENTIFIED.sub("", who).rstrip(".")
+        if not name or not who:
+            raise ValueError(
+                f'The person {quoted(line.strip())} has no name or no description: write "name: description".'
+            )
+        if name in found:
+            raise ValueError(f"Two persons are called {quoted(name)}: give each a name of its own.")
+        found[name] = who
+    return found
+
+
+def _read_caption(persons: dict[str, str], scene: str, looks: str, actions: str, speech: str, sound: str) -> Reading:
+    """Compose a prompt in DreamID-Omni's form: one line for each person and part, then the speech."""
+    notes: list[str] = []
+    described = bool(sound.strip())
+    lines = [
+        f"<img{j}>: {_with_numbers(who, persons)} is identified as <sub{j}>."
+        for j, who in enumerate(persons.values(), 1)
+    ]
+    for what, title, part in (
+        ("scene", caption.SCENE, scene),
+        ("looks", caption.LOOKS, looks),
+        ("actions", caption.ACTIONS, actions),
+    ):
+        reading = tags.read(part, part=True)
+        seen, heard = _without_audio(reading.text, what)
+        notes += reading.notes
+        described |= bool(heard)
+        if seen := " ".join(_with_numbers(seen, persons).split()):
+            lines.append(seen if seen.startswith("**") else f"{title}: {seen}")
+    said, of_speech, heard = _read_speech(speech)
+    notes += of_speech
+    if described or heard:
+        notes.append(f"The description of the audio was left out: {caption.NO_AUDIO}")
+    if turns := " ".join(filter(None, said)):
+        lines.append(_with_numbers(turns, persons))
+    text = "\n".join(lines)
+    return Reading(text, tags.few(notes), caption.read(text).doubts)
+
+
+def _with_numbers(text: str, persons: Iterable[str]) -> str:
+    """Write <sub1>, <sub2>, ... for the names of persons, but not between <S> and <E>."""
+    numbers = {name: f"<sub{j}>" for j, name in enumerate(persons, 1)}
+    if not numbers:
+        return text
+    longest_first = sorted(map(re.escape, numbers), key=len, reverse=True)
+    pattern = re.compile(rf"{SPEECH}.*?{END_SPEECH}|(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", re.DOTALL)
+    return pattern.sub(lambda found: numbers.get(found[0], found[0]), text)
 
 
 def _without_audio(text: str, part: str) -> tuple[str, list[str]]:
@@ -126,8 +212,6 @@ def _read_turn(line: str) -> _Turn:
     reading = tags.read(closed, part=True)
     text, heard = _without_audio(reading.text, "speech")
     notes = list(reading.notes)
-    if heard:
-        notes.append("The description of the audio in the speech was put at the end of the prompt")
     if not text:
         return _Turn("", heard, notes)
     turn, plain = _turn(text, line)

@@ -1,7 +1,8 @@
 """Prompts in the form that the released checkpoints were trained on.
 
 Words between <S> and <E> are spoken. The audio is described between <AUDCAP> and <ENDAUDCAP> for the checkpoint
-720x720_5s, and after "Audio:" at the end of the prompt for the 960x960 ones.
+720x720_5s, and after "Audio:" at the end of the prompt for the 960x960 ones. DreamID-Omni has no such description: its
+prompt is a `caption`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from . import parts, tags
+from . import caption, parts, tags
 from .geometry import VARIANTS, seconds
 from .quote import check_characters, quoted
 
 AS_WRITTEN = "as written"
-STYLES = (*VARIANTS, AS_WRITTEN)
+STYLES = (*parts.STYLES, AS_WRITTEN)
 
 # Estimates, not Ovi's: 150 words a minute is usual for English speech, 240 characters a minute for Chinese.
 WORDS_PER_SECOND = 2.5
@@ -45,7 +46,8 @@ class FormattedPrompt(NamedTuple):
 def format_prompt(text: str, style: str) -> FormattedPrompt:
     """Read the tags of a prompt as meant, and rewrite the description of the audio for the checkpoint `style`.
 
-    The Ovi release's rules for the description hold. The style "as written" changes nothing.
+    The Ovi release's rules for the description hold, and DreamID-Omni's for the style "dreamid-omni" (see `caption`).
+    The style "as written" changes nothing.
 
     Raises ValueError where a speech tag <S> is not closed, in any style, and for half characters.
     """
@@ -53,6 +55,10 @@ def format_prompt(text: str, style: str) -> FormattedPrompt:
     if style == AS_WRITTEN:
         tags.check_closed(_unescaped(text))
         return FormattedPrompt(text, ())
+    if style == caption.STYLE:
+        text, notes, _ = caption.read(text)
+        tags.check_closed(_unescaped(text))
+        return FormattedPrompt(text, notes)
     text, notes, _ = tags.read(text)
     if VARIANTS[style].audio_tag == "AUDCAP":
         found, wanted, formatted = "Audio: …", "<AUDCAP>…<ENDAUDCAP>", _in_tags(text)
@@ -88,6 +94,8 @@ def _after_label(text: str) -> str:
 
 def doubts(text: str, style: str) -> tuple[str, ...]:
     """Name the tags of a prompt that `format_prompt` does not read, or that stand where Ovi does not expect them."""
+    if style == caption.STYLE:
+        return caption.read(text).doubts
     if style != AS_WRITTEN:
         return tags.read(text).doubts
     unknown = [

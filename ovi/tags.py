@@ -134,14 +134,15 @@ def _meant(name: str) -> str:
     return UNSURE if re.fullmatch(r"[SE]\d+", plain) else _NAMES.get(plain, "")
 
 
-def read(text: str, part: bool = False) -> Reading:
+def read(text: str, part: bool = False, speech_alone: bool = False) -> Reading:
     """Read the tags of a prompt, or of a `part` of one; a text with well-formed tags stays as it is.
 
     Misspelt tags get their right spelling, tags inside others of their kind and doubled ones are left out, and a
     description of the audio that is not closed goes to the end of the text. What is not certain stays and is named in
-    the doubts. Raises ValueError for speech that is not closed: nobody knows where it ends.
+    the doubts. With `speech_alone`, for a model that reads no description of the audio, the tags of one are text.
+    Raises ValueError for speech that is not closed: nobody knows where it ends.
     """
-    reader = _Reader(text, part)
+    reader = _Reader(text, part, speech_alone)
     for index in range(len(reader.tags)):
         reader.take(index)
     return reader.finish()
@@ -160,9 +161,10 @@ def _without_quoted_labels(text: str) -> str:
     return _QUOTATION.sub(lambda m: m[0] if AUDIO in m[0] else re.sub("[:：]", " ", m[0]), text)
 
 
-def empty(text: str) -> list[str]:
+def empty(text: str, speech_alone: bool = False) -> list[str]:
     """Return a doubt about speech without words, and one about a description of the audio without any."""
-    return [doubt for pattern, doubt in _EMPTY.items() if pattern.search(text)]
+    kinds = list(_EMPTY.items())[: 1 if speech_alone else None]
+    return [doubt for pattern, doubt in kinds if pattern.search(text)]
 
 
 def check_closed(text: str) -> None:
@@ -176,8 +178,11 @@ def check_closed(text: str) -> None:
 class _Reader:
     """Goes through the tags once, and decides for each what stands in its place."""
 
-    def __init__(self, text: str, part: bool) -> None:
+    def __init__(self, text: str, part: bool, speech_alone: bool) -> None:
         self.text, self.part, self.tags = text, part, find(_without_quoted_labels(text))
+        self.speech_alone = speech_alone
+        if speech_alone:
+            self.tags = [tag for tag in self.tags if tag.kind not in (AUDIO, END_AUDIO, LABEL)]
         self.instead: dict[int, str] = {}  # by tag: what stands in its place, if not its right spelling
         self.speech: list[int] = []  # tags <S> that are open
         self.audio: int | None = None  # the tag that opened the description of the audio
@@ -345,7 +350,7 @@ class _Reader:
         if self.descriptions > 1:
             self.doubts.append(f"The prompt has {self.descriptions} descriptions of the audio: Ovi was trained on one")
         text = "".join([*pieces, self.text[at:], appended])
-        return Reading(text, few(notes), few([*self.doubts, *empty(text)]))
+        return Reading(text, few(notes), few([*self.doubts, *empty(text, self.speech_alone)]))
 
 
 def _where(text: str, tags: list[Tag], index: int) -> str:

@@ -10,7 +10,8 @@ import comfy.model_patcher
 import comfy.samplers
 from torch import Tensor
 
-from ..guidance import SKIP_KEY, WHOLE, Guided, SigmaRange, Skip, guide_parts, parse_blocks
+from ..guidance import SKIP_KEY, WHOLE, Guided, SigmaRange, Skip, guide_parts, guide_references, parse_blocks
+from . import references
 from .model import require_ovi
 
 Predict = Callable[[Mapping[str, Any]], list[Tensor]]
@@ -23,6 +24,8 @@ class Guidance:
     audio_cfg: float
     video: SigmaRange
     audio: SigmaRange
+    video_reference_cfg: float
+    audio_reference_cfg: float
     predict: Predict  # the hook that `predict_needed` stands in for
 
     def at(self, sigma: Tensor) -> Guided:
@@ -30,14 +33,44 @@ class Guidance:
         return Guided(self.video.contains(sigma), self.audio_cfg != 1.0 and self.audio.contains(sigma))
 
     def predict_needed(self, args: Mapping[str, Any]) -> list[Tensor]:
-        """Predict without the negative prompt where nothing is guided.
+        """Predict without the negative prompt where nothing is guided, and without references where they are.
 
-        The positive prediction then stands for both, so that any scale gives it back exactly.
+        All in one call, as EasyCache and a split of the batch over GPUs need it. Where nothing is guided, the positive
+        prediction stands for both, so that any scale gives it back exactly. What the references add is added to both,
+        so that it is in the guided result whatever the scale.
         """
-        if any(self.at(args["sigma"])):
-            return self.predict(args)
-        positive, *_ = self.predict({**args, "conds": [args["conds"][0], None]})
-        return [positive, positive]
+        positive, *others = args["conds"]
+        guided = any(self.at(args["sigma"]))
+        if not guided:
+            others = [None for _ in others]
+        kinds = self._references_at(args["sigma"], positive)
+        extra = [references.without(positive, kind) for kind in kinds]
+        of_positive, *rest = self.predict({**args, "conds": [positive, *others, *extra]})
+        of_others = rest[: len(others)] if guided else [of_positive for _ in others]
+        if not kinds:
+            return [of_positive, *of_others]
+        found = dict(zip(kinds, rest[len(others) :], strict=True))
+        parts = found.get(references.IMAGES), found.get(references.VOICES)
+        size = args["model"].latent_format.video_size(of_positive)
+        scales = self.video_reference_cfg, self.audio_reference_cfg
+        return [guide_references(each, of_positive, *parts, size, *scales) for each in (of_positive, *of_others)]
+
+    def _references_at(self, sigma: Tensor, positive: Any) -> list[str]:
+        """Return the kinds of references that a step at `sigma` is guided by."""
+        kinds = []
+        for kind, scale, when, name in (
+            (references.IMAGES, self.video_reference_cfg, self.video, "video_reference_cfg"),
+            (references.VOICES, self.audio_reference_cfg, self.audio, "audio_reference_cfg"),
+        ):
+            if scale and not references.has(positive, kind):
+                what = "face" if kind == references.IMAGES else "voice"
+                raise ValueError(
+                    f"Ovi Guidance has a {name} of {scale:g}, but the positive prompt has no {what}: connect one to "
+                    "'Ovi Person', or set it to 0."
+                )
+            if scale and when.contains(sigma):
+                kinds.append(kind)
+        return kinds
 
     def guide_audio(self, args: Mapping[str, Any]) -> Tensor:
         """Apply the audio's own scale to the sampler's guided result."""
@@ -62,13 +95,16 @@ def guide(
     skip: tuple[float, float] = (0.0, 1.0),
     video: tuple[float, float] = (0.0, 1.0),
     audio: tuple[float, float] = (0.0, 1.0),
+    video_reference_cfg: float = 0.0,
+    audio_reference_cfg: float = 0.0,
 ) -> comfy.model_patcher.ModelPatcher:
     """Return a clone of an Ovi MODEL with a guidance scale for the audio and blocks that the negative pass skips.
 
     The video's scale stays that of the sampler or guider. `skip`, `video` and `audio` are the parts of the schedule,
     start and end in 0 to 1, in which blocks are skipped and each modality is guided; where neither modality is, there
-    is no negative pass. Raises ValueError for a model that is not Ovi or has Ovi Guidance already, a block that cannot
-    be skipped, and a part that ends before it starts.
+    is no negative pass. The reference cfgs say how closely the clip follows faces and voices, where its modality is
+    guided; 0 saves a pass. Raises ValueError for a model that is not Ovi or has Ovi Guidance already, a block that
+    cannot be skipped, and a part that ends before it starts.
     """
     require_ovi(model, "Ovi Guidance")
     if SKIP_KEY in model.model_options["transformer_options"]:
@@ -80,8 +116,8 @@ def guide(
     options = model.model_options
     options["transformer_options"][SKIP_KEY] = Skip(blocks, skip_range)
     predict = options.get("sampler_calc_cond_batch_function", _predict)
-    guidance = Guidance(audio_cfg, video_range, audio_range, predict)
-    if (video_range, audio_range) != (WHOLE, WHOLE):
+    guidance = Guidance(audio_cfg, video_range, audio_range, video_reference_cfg, audio_reference_cfg, predict)
+    if (video_range, audio_range) != (WHOLE, WHOLE) or video_reference_cfg or audio_reference_cfg:
         options["sampler_calc_cond_batch_function"] = guidance.predict_needed
     # With a video cfg of 1, core would leave out the negative pass, which the audio needs.
     model.set_model_sampler_post_cfg_function(guidance.guide_audio, disable_cfg1_optimization=audio_cfg != 1.0)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from .. import geometry
 from ..config import OviConfig
 from ..guidance import SKIP_KEY, Skip
-from ..memory import activation_bytes
-from ..model import Block, OviModel
+from ..memory import activation_bytes, bytes_per_token
+from ..model import Block, OviModel, References
 from ..sampling import SHIFT
+from . import references
 from .latent import OviLatent
 
 try:
@@ -98,8 +99,11 @@ class NativeOviModel(OviModel):
         skip_blocks: tuple[int, ...] = (),
         skip_rows: Sequence[bool] | None = None,
         audio_start: float = 0.0,
+        reference_images: Sequence[Tensor] = (),
+        reference_voices: Sequence[Tensor] = (),
         **masks: Any,
     ) -> list[Tensor | None]:
+        given = References(reference_images, reference_voices) if reference_images or reference_voices else None
         return self.velocities(
             x,
             timestep,
@@ -107,6 +111,7 @@ class NativeOviModel(OviModel):
             skip_blocks=skip_blocks,
             skip_rows=skip_rows,
             audio_start=audio_start,
+            references=given,
             transformer_options=transformer_options,
         )
 
@@ -152,11 +157,16 @@ class Ovi(comfy.model_base.BaseModel):
             )
         out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
         out["prompt_types"] = PromptType(kwargs["prompt_type"])
+        out |= references.conditions(kwargs, shapes, self.process_latent_in)
         if (mask := kwargs.get("denoise_mask")) is not None:
             video, audio = comfy.utils.unpack_latents(mask, shapes)
             out["denoise_mask"] = comfy.conds.CONDRegular(video.mean((1, 3, 4), keepdim=True))
             out["audio_denoise_mask"] = comfy.conds.CONDRegular(audio.mean(1, keepdim=True))
         return out
+
+    def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the sizes of the references, which `memory_required` counts."""
+        return references.sizes(kwargs)
 
     def _apply_model(
         self,
@@ -192,10 +202,16 @@ class Ovi(comfy.model_base.BaseModel):
         x: Tensor,
         denoise_mask: Tensor | None = None,
         audio_denoise_mask: Tensor | None = None,
+        reference_images: Sequence[Tensor] = (),
+        reference_voices: Sequence[Tensor] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Return (video [B] or [B, F], audio [B] or [B, L]) for timestep [B]: 0 for frames that the mask preserves."""
-        return _masked(timestep, denoise_mask), _masked(timestep, audio_denoise_mask)
+        """Return (video [B] or [B, F + images], audio [B] or [B, L + voices]) for timestep [B].
+
+        It is 0 for frames that the mask preserves, and the whole timestep for references, as in training.
+        """
+        voices = sum(voice.shape[2] for voice in reference_voices)
+        return _masked(timestep, denoise_mask, len(reference_images)), _masked(timestep, audio_denoise_mask, voices)
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
         """Leave what a mask preserves clean, as in training, instead of adding noise to it again."""
@@ -219,10 +235,11 @@ class Ovi(comfy.model_base.BaseModel):
         device: torch.device,
         retain_index_list: Any = (),
     ) -> Any:
-        """Crop the audio's mask to the audio's window, and never the texts; core crops the video's mask."""
+        """Crop the audio's mask to the audio's window, and never texts and references; core crops the video's mask."""
         if cond_key == "audio_denoise_mask":
             return cond_value._copy_with(window.get_window_for_modality(1).get_tensor(cond_value.cond, device, dim=2))
-        return cond_value if cond_key in ("c_crossattn", "audio_context") else None
+        whole = ("c_crossattn", "audio_context", references.IMAGES, references.VOICES)
+        return cond_value if cond_key in whole else None
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
         """Return the bytes that a forward pass on a packed latent [B, 1, N] needs besides the weights."""
@@ -235,7 +252,8 @@ class Ovi(comfy.model_base.BaseModel):
             return activation_bytes(config, batch, (patches, p, q), 0, size)
         whole = activation_bytes(config, batch, shapes[0][2:], shapes[1][2], size)
         # A context window is a part of the latent: [B, 1, fewer numbers].
-        return whole * input_shape[-1] / sum(math.prod(shape[1:]) for shape in shapes)
+        clip = whole * input_shape[-1] / sum(math.prod(shape[1:]) for shape in shapes)
+        return clip + references.tokens(cond_shapes or {}, config) * bytes_per_token(config, 1, size)
 
 
 class OviSupported(comfy.supported_models_base.BASE):
@@ -286,5 +304,8 @@ def _split_context(context: Tensor | None, config: OviConfig) -> tuple[Tensor, T
     return context[..., : config.text_dim], context[..., -config.text_dim :]
 
 
-def _masked(timestep: Tensor, mask: Tensor | None) -> Tensor:
-    return timestep if mask is None else timestep[:, None] * mask.flatten(1).float()
+def _masked(timestep: Tensor, mask: Tensor | None, more: int) -> Tensor:
+    """Return the timestep [B] of every latent under a mask, and of `more` after them that no mask covers."""
+    if mask is None:
+        return timestep
+    return timestep[:, None] * nn.functional.pad(mask.flatten(1).float(), (0, more), value=1.0)

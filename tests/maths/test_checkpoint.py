@@ -170,6 +170,7 @@ def test_a_model_twice(twice, message):
         checkpoint.to_published(SD | twice)
 
 
+SCALES = "audio_rope_scale", "reference_rope_scale"
 ABSURD = {
     "not JSON": ["{", "", "[" * 5000, "\0", "x" * 20_000],
     "a JSON object is needed": ["3", "[]", "null", '"x"'],
@@ -177,10 +178,10 @@ ABSURD = {
     "a whole number is needed": [
         f'{{"num_heads": {v}}}' for v in ("[]", '"x"', "null", "Infinity", "1.5", "true", "{}")
     ],
-    "a number is needed": [f'{{"audio_rope_scale": {v}}}' for v in ("true", '"1"', "[1]")],
+    "a number is needed": [f'{{"{name}": {v}}}' for name in SCALES for v in ("true", '"1"', "[1]")],
     "num_heads": [f'{{"num_heads": {value}}}' for value in (0, -1, 5, 96, 10**30)],
     "text_len": [f'{{"num_heads": 3, "text_len": {value}}}' for value in (0, -5, 10**9, "1e3")],
-    "audio_rope_scale": [f'{{"num_heads": 3, "audio_rope_scale": {v}}}' for v in ("NaN", "Infinity", 0, -1, 1e9)],
+    **{name: [f'{{"num_heads": 3, "{name}": {v}}}' for v in ("NaN", "Infinity", 0, -1, 1e9)] for name in SCALES},
 }
 
 

@@ -124,6 +124,9 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
     "ovi/prompt.py": ["sound: str", "speech, sound, style"],
     "ovi/parts.py": [
         "(scene, speech, sound)",
+        "speech, sound, persons",
+        "speech, sound)",
+        "sound.strip()",
         "`sound`",
         "sound: str",
         "_read_sound(sound)",

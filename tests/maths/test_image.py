@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.image import fit_frames, fit_image
+from ovi.image import fit_face, fit_frames, fit_image
 
 
 def random_image(width, height):
@@ -139,3 +140,50 @@ def test_one_bad_number_is_found():
             frames[1, 2, 3, 1] = bad
             with pytest.raises(ValueError, match=r"^The video contains NaN or infinity"):
                 fit_frames(frames, 8, 8, "crop", "video")
+
+
+@pytest.mark.parametrize("case", ["square_in_wide", "tall_rgba_in_wide", "wide_in_tall", "larger", "grey"])
+def test_a_face_is_dreamid_omni_s_to_the_bit(golden, case):
+    data = load_file(golden / "dreamid" / "A_preprocess.safetensors")
+    cases = json.loads((golden / "dreamid" / "manifest.json").read_text(encoding="utf-8"))["preprocess"]["images"]
+    height, width = cases[case]["canvas_hw"]
+    face = fit_face(data[f"image.{case}.pixels"][None] / 255, width, height)
+    assert torch.equal(face[0].movedim(-1, 0), data[f"image.{case}.to_vae_u8"] / 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_face_stands_between_white_bars_in_whole_numbers(dtype):
+    """One of the size is only rounded and clamped; alpha does not darken, whatever it is."""
+    image = (random_image(64, 96) * 1.5 - 0.25).to(dtype)
+    face = fit_face(torch.cat([image, torch.zeros_like(image[..., :1])], dim=-1), 64, 96)
+    assert face.dtype == torch.float32
+    assert torch.equal(face, (image.float().clamp(0, 1) * 255).round().byte() / 255)
+    wide = fit_face(image, 191, 96)
+    assert torch.equal(wide[:, :, 63:127], face)
+    assert wide[:, :, :63].eq(1).all()
+    assert wide[:, :, 127:].eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (torch.zeros(2, 8, 8, 3), "The face must be one image, got a batch of 2: pick one with ImageFromBatch."),
+        (torch.zeros(1, 900, 2, 3), "The face is 2x900, so narrow that nothing of it would remain in 64x96: crop it"),
+        (torch.zeros(1, 2, 900, 3), "The face is 900x2, so narrow that nothing of it would remain in 64x96: crop it"),
+        (torch.full((1, 8, 8, 3), torch.nan), "The face contains NaN or infinity"),
+        (torch.zeros(1, 8, 8, 2), "The face must be [batch, height, width, 1, 3 or 4 channels] of floating point"),
+        (torch.zeros(1, 8, 8, 3, dtype=torch.uint8), "The face must be [batch, height, width, 1, 3 or 4 channels] of"),
+        (None, "The face must be [batch, height, width, 1, 3 or 4 channels] of floating point, 0 to 1, got NoneType"),
+    ],
+)
+def test_a_broken_face_is_refused(image, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        fit_face(image, 64, 96)
+
+
+@pytest.mark.parametrize(("size", "rows", "columns"), [((7, 5), (25, 45), (0, 64)), ((4, 7), (0, 96), (5, 54))])
+def test_a_face_is_never_wider_than_its_shape_allows(size, rows, columns):
+    """45.7 rows become 45, 54.9 columns 54; of an odd remainder the smaller half stands before it."""
+    filled = fit_face(torch.zeros(1, size[1], size[0], 3), 64, 96)[0, ..., 0].eq(0)
+    for line, expected in ((filled.any(1), rows), (filled.any(0), columns)):
+        assert (line.int().argmax().item(), line.sum().item()) == expected

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from bench import trace
 from ovi.config import OviConfig
 from ovi.memory import activation_bytes, tokens
-from ovi.model import OviModel
+from ovi.model import OviModel, References
 
 CONFIG = OviConfig()
 GEOMETRIES = [
@@ -42,3 +43,19 @@ def test_peak_does_not_depend_on_depth(monkeypatch):
     shallow = traced(shapes)
     monkeypatch.setattr(trace, "LAYERS", 4)
     assert traced(shapes) == shallow
+
+
+class TwoPersons(OviModel):
+    """Ovi with two faces and two voices of a second."""
+
+    def forward(self, x, *args, **options):
+        video, audio = x
+        face, voice = torch.empty_like(video[:, :, :1]), torch.empty_like(audio[..., :31])
+        return super().forward(x, *args, references=References([face] * 2, [voice] * 2), **options)
+
+
+def test_estimate_with_references_follows_the_trace():
+    video, audio = shapes = trace.latents(CONFIG, 1, 1280, 704, 121)
+    peak, _ = trace.peak(TwoPersons, CONFIG, shapes, attention=trace.flash, rotate=trace.fused_rotate)
+    grid = (video[2] + 2, *video[3:])
+    assert activation_bytes(CONFIG, 1, grid, audio[2] + 62, element_size=2) == pytest.approx(peak, rel=0.15)

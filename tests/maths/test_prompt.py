@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from ovi import parts
 from ovi.prompt import (
     AS_WRITTEN,
     AUDIO_NEGATIVE,
@@ -14,10 +15,12 @@ from ovi.prompt import (
     VIDEO_NEGATIVE,
     clean,
     compose,
+    doubts,
     format_prompt,
     speech_note,
 )
 
+DREAMID = "dreamid-omni"
 SCENE, SPEECH, SOUND = " Two people on a pier. ", "The man: It is 10:30.\n\n  The girl : Late!  ", "Waves.\nWind."
 TURNS = "The man says, <S>It is 10:30.<E> The girl says, <S>Late!<E>"
 
@@ -29,11 +32,133 @@ def published(golden):
 
 def test_prompts_are_rewritten_as_published(published):
     for case in published["prompts"]:
-        assert set(STYLES) == {*case["formatted"], AS_WRITTEN}
+        assert set(STYLES) == {*case["formatted"], DREAMID, AS_WRITTEN}
         for style, expected in (case["formatted"] | {AS_WRITTEN: case["input"]}).items():
             text, notes = format_prompt(case["input"], style)
             assert text == expected
             assert len(notes) == (text != case["input"])
+
+
+@pytest.fixture(scope="module")
+def captions(golden):
+    return json.loads((golden / "dreamid" / "manifest.json").read_text(encoding="utf-8"))["preprocess"]["prompts"]
+
+
+def test_captions_are_reduced_as_published(captions):
+    """What is left of one has nothing more to leave out."""
+    for case in captions:
+        text, notes = format_prompt(case["in"], DREAMID)
+        assert text == case["out"]
+        assert notes
+        assert format_prompt(text, DREAMID) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "note"),
+    [
+        (
+            "A\n[AUDIO_DESCRIPTION_START]a[AUDIO_DESCRIPTION_END] b [AUDIO_DESCRIPTION_START]\n[AUDIO_DESCRIPTION_END]",
+            "A\n b",
+            "[AUDIO_DESCRIPTION_START]…[AUDIO_DESCRIPTION_END] was left out: dreamid-omni was trained without it",
+        ),
+        (
+            "[AB]one [C] two[AB] [D]",
+            "one  two",
+            'Marks were left out, as dreamid-omni was trained without them: "[AB]", "[C]" …',
+        ),
+        ("<sub1> says, <s>Hi</s>", "<sub1> says, <S>Hi<E>", '"<s>" was read as "<S>"'),
+        ("<sub1> says, [S]Hi[E]", "<sub1> says, <S>Hi<E>", '"[S]" was read as "<S>"'),
+    ],
+)
+def test_a_change_to_a_caption_is_said(written, text, note):
+    formatted = format_prompt(written, DREAMID)
+    assert formatted.text == text
+    assert note in formatted.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"),
+    [
+        (
+            "A pier. Audio: waves",
+            '"Audio:" was read as text: dreamid-omni was trained without descriptions of the audio',
+        ),
+        (
+            "A pier. <audcap>waves",
+            '"<audcap>" was read as text: dreamid-omni was trained without descriptions of the audio',
+        ),
+        (
+            "A pier. <AUDCAP>waves<ENDAUDCAP>",
+            '"<AUDCAP>" was read as text: dreamid-omni was trained without descriptions of the audio',
+        ),
+        ("A pier. <S><E>", "There are no words between <S> and <E>: write <S>words<E>"),
+    ],
+)
+def test_a_caption_keeps_and_names_what_it_should_not_have(text, doubt):
+    assert format_prompt(text, DREAMID) == (text, ())
+    assert doubts(text, DREAMID) == (doubt,)
+
+
+def test_a_block_that_is_not_closed_is_read_and_named():
+    text = "A pier. [AUDIO_DESCRIPTION_START] waves"
+    assert format_prompt(text, DREAMID).text == "A pier.  waves"
+    assert doubts(text, DREAMID)[0].startswith("[AUDIO_DESCRIPTION_START] is not closed, so what follows is read")
+
+
+PERSONS = "The man: A tall man in a raincoat.\n\nAnna: An old woman"
+
+
+def test_a_caption_is_composed_of_parts(captions):
+    text, _, unsure = parts.read(
+        "A pier at dawn.\nUpper-body close-up.",
+        "The man: Anna, you came.\nAnna: <S>I said I would.<E>",
+        "",
+        DREAMID,
+        PERSONS,
+        "The man, on the left, is soaked.",
+        "The man looks at Anna, not at Annabel.",
+    )
+    assert text.split("\n") == [
+        "<img1>: A tall man in a raincoat is identified as <sub1>.",
+        "<img2>: An old woman is identified as <sub2>.",
+        "**Overall Environment/Scene**: A pier at dawn. Upper-body close-up.",
+        "**Main Characters/Subjects Appearance**: <sub1>, on the left, is soaked.",
+        "**Main Characters/Subjects Actions**: <sub1> looks at <sub2>, not at Annabel.",
+        "<sub1> says, <S>Anna, you came.<E> <sub2> says, <S>I said I would.<E>",
+    ]
+    assert (unsure, format_prompt(text, DREAMID)) == ((), (text, ()))
+    persons, scene, looks, actions, speech = re.split(r"\n(?=\*\*|<sub)", captions[0]["out"])
+    pasted = parts.read(scene, "", "", DREAMID, persons, looks, f"{actions} {speech}")
+    assert pasted.text == captions[0]["out"].replace(", identified as", " is identified as").replace(
+        ".\n<sub1> s", ". <sub1> s"
+    )
+
+
+def test_a_caption_leaves_the_audio_out_and_says_so():
+    heard = "The description of the audio was left out: dreamid-omni was trained without descriptions of the audio"
+    for written in (("A pier.", "", "waves"), ("A pier. Audio: waves", "", ""), ("A pier.", "Audio: waves", "")):
+        assert parts.read(*written, DREAMID) == ("**Overall Environment/Scene**: A pier.", (heard,), ())
+    assert compose("", "", "", DREAMID) == ""
+
+
+@pytest.mark.parametrize(
+    ("persons", "sentence"),
+    [
+        ("Anna", 'The person "Anna" has no name or no description: write "name: description".'),
+        ("Anna: .", 'The person "Anna: ." has no name or no description: write "name: description".'),
+        (": An old woman", 'The person ": An old woman" has no name or no description: write "name: description".'),
+        ("Anna: A man\nAnna: A woman", 'Two persons are called "Anna": give each a name of its own.'),
+    ],
+)
+def test_a_person_needs_a_name_of_its_own_and_a_description(persons, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        parts.read("", "", "", DREAMID, persons)
+
+
+def test_other_styles_have_no_persons():
+    text, notes, unsure = parts.read("A pier.", "", "", "960x960_5s", PERSONS)
+    assert (text, notes) == ("A pier.", ())
+    assert unsure == ("Persons, looks and actions are not read: only dreamid-omni has them",)
 
 
 def test_prompts_are_cleaned_as_published(published):

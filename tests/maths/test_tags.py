@@ -128,6 +128,9 @@ def test_nested_tags_become_one_pair(written, meant):
     ],
 )
 def test_other_text_is_never_altered(text, style):
+    if style == "dreamid-omni":  # which leaves such marks out
+        text = text.replace("[SPEAKER_TIMESTAMPS_START]1[SPEAKER_TIMESTAMPS_END]", "1").replace("[SEND], ", "")
+        text = text.replace("[END] ", "").strip()
     assert format_prompt(text, style) == (text, ())
     assert doubts(text, style) == ()
 
@@ -320,6 +323,8 @@ from ovi.prompt import STYLES, clean, compose, format_prompt, speech_note
 n = 100_000
 for text in ("<AUDCAP>" * n, "scene <AUDCAP>" + "\\n" * n):
     assert len(format_prompt(text, STYLES[0]).text) <= len(text) + 30
+for text in ("[AUDIO_DESCRIPTION_START]" * n, "[A" * n, "[" + "A" * n, "\\n" * n, "\\n " * n, " \\n" + " " * n + "x"):
+    format_prompt(text, STYLES[3])
 try:
     format_prompt("<S> a " * n, STYLES[1])
 except ValueError as error:
