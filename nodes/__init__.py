@@ -12,6 +12,7 @@ from .guide import OviGuidance
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
 from .lora import OviLoraLoader
+from .person import OviPerson
 from .prompt import OviPrompt
 from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
@@ -35,6 +36,7 @@ class OviExtension(ComfyExtension):
             OviTextEncode,
             EmptyOviLatent,
             OviImageToVideo,
+            OviPerson,
             OviReference,
             OviContinue,
             OviRemake,

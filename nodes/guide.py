@@ -16,6 +16,21 @@ def percent(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
 
 
+def reference_cfg(name: str, tooltip: str, trained: float) -> io.Input:
+    """Return an input for guidance by references; graphs from before it have none."""
+    return io.Float.Input(
+        name,
+        default=0.0,
+        min=0.0,
+        max=MAX_CFG,
+        step=0.1,
+        round=0.01,
+        tooltip=f"{tooltip} DreamID-Omni uses {trained:g}; 0 saves a pass of the model in every step.",
+        advanced=True,
+        optional=True,
+    )
+
+
 class OviGuidance(io.ComfyNode):
     """Give the audio a guidance scale of its own, and skip blocks in the negative pass."""
 
@@ -63,6 +78,8 @@ class OviGuidance(io.ComfyNode):
                 ),
                 percent("audio_start_percent", 0.0, "Where in the schedule guidance of the audio starts."),
                 percent("audio_end_percent", 1.0, "Where in the schedule guidance of the audio ends."),
+                reference_cfg("video_reference_cfg", "How closely the video follows the faces of 'Ovi Person'.", 1.5),
+                reference_cfg("audio_reference_cfg", "How closely the audio follows the voices of 'Ovi Person'.", 2.0),
             ],
             outputs=[
                 io.Model.Output(
@@ -83,9 +100,12 @@ class OviGuidance(io.ComfyNode):
         video_end_percent: float,
         audio_start_percent: float,
         audio_end_percent: float,
+        video_reference_cfg: float = 0.0,
+        audio_reference_cfg: float = 0.0,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         skip = skip_start_percent, skip_end_percent
         video = video_start_percent, video_end_percent
         audio = audio_start_percent, audio_end_percent
-        return io.NodeOutput(native.guide(model, audio_cfg, skip_blocks, skip, video, audio))
+        references = video_reference_cfg, audio_reference_cfg
+        return io.NodeOutput(native.guide(model, audio_cfg, skip_blocks, skip, video, audio, *references))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import node_helpers
 import torch
 from comfy_api.latest import io
 
 from ..ovi import prompt as ovi_prompt
 from ..ovi.config import TEXT_LEN
+from ..ovi.native.references import STYLE_KEY
 from ..ovi.native.text import EncodedText, encode
 from .inputs import prompt_style_input, text_input
 from .notes import show
@@ -80,4 +82,6 @@ class OviTextEncode(io.ComfyNode):
         notes += [*ovi_prompt.doubts(prompt, prompt_style), *formatted.notes]
         if not positive.truncated:
             notes.append(f"Prompt: {positive.tokens} of {TEXT_LEN} tokens")
-        return io.NodeOutput(positive.conditioning, negative, ui=show(cls, notes))
+        style = {STYLE_KEY: prompt_style}
+        prompts = (node_helpers.conditioning_set_values(each, style) for each in (positive.conditioning, negative))
+        return io.NodeOutput(*prompts, ui=show(cls, notes))

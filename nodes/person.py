@@ -1,0 +1,115 @@
+"""Ovi Person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..ovi import geometry, image, media
+from ..ovi.native import references
+from ..ovi.native.latent import latent_parts
+from ..ovi.native.vae import encode, require_audio_vae, require_video_vae
+from .inputs import MAX_SECONDS
+from .notes import show
+
+
+class OviPerson(io.ComfyNode):
+    """Add a person, by face, voice or both, to the prompts of a model that was trained with them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Declare prompts, the latent to sample, VAEs, a face and a voice in, prompts out."""
+        return io.Schema(
+            node_id="OviPerson",
+            display_name="Ovi Person",
+            category="Ovi/conditioning",
+            description="Adds a person to the prompts: a face and a voice that the clip follows. One node for each "
+            "person, in a row; the first is <sub1> of the prompt, the second <sub2>. For DreamID-Omni: only that model "
+            "was trained for it.",
+            search_aliases=["reference face", "reference voice", "same person", "identity", "dreamid", "voice clone"],
+            inputs=[
+                io.Conditioning.Input("positive", tooltip="From 'Ovi Text Encode', or from the person before."),
+                io.Conditioning.Input("negative", tooltip="From 'Ovi Text Encode', or from the person before."),
+                io.Latent.Input("latent", tooltip="The latent that is sampled: it gives the size."),
+                io.Float.Input(
+                    "voice_start",
+                    default=1.0,
+                    min=0.0,
+                    max=MAX_SECONDS,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Where in the recording the voice is taken from, in seconds. DreamID-Omni was trained on "
+                    "the second second.",
+                ),
+                io.Float.Input(
+                    "voice_seconds",
+                    default=1.0,
+                    min=0.1,
+                    max=10.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How much of the recording is used. DreamID-Omni was trained on 1 second.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for the face."),
+                io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the voice."),
+                io.Image.Input(
+                    "face",
+                    optional=True,
+                    tooltip="One image, cropped to the face, by 'Crop Image' for example. It is scaled to fit the size "
+                    "of the clip, on white.",
+                ),
+                io.Audio.Input("voice", optional=True, tooltip="A recording of the person alone, mixed down to mono."),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive"),
+                io.Conditioning.Output("negative", display_name="negative"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive: Any,
+        negative: Any,
+        latent: dict[str, Any],
+        voice_start: float,
+        voice_seconds: float,
+        vae: Any = None,
+        audio_vae: Any = None,
+        face: Tensor | None = None,
+        voice: Any = None,
+    ) -> io.NodeOutput:
+        """Encode face and voice, and show the prepared face and who it is."""
+        if face is None and voice is None:
+            raise ValueError("Ovi Person has neither a face nor a voice: connect one of them, or both.")
+        video, _ = latent_parts(latent)
+        height, width = (side * geometry.PIXELS_PER_LATENT for side in video.shape[3:])
+        encoded_face = encoded_voice = None
+        preview: dict[str, Any] = {}
+        if face is not None:
+            if vae is None:
+                raise ValueError("Ovi Person has a face but no VAE: connect 'Load VAE' to vae.")
+            require_video_vae(vae)
+            fitted = image.fit_face(face, width, height)
+            encoded_face = encode(vae, fitted, "face")
+            preview = ui.PreviewImage(fitted).as_dict()
+        if voice is not None:
+            if audio_vae is None:
+                raise ValueError("Ovi Person has a voice but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
+            require_audio_vae(audio_vae)
+            wave = media.cut(voice, voice_start, voice_seconds, audio_vae.audio_sample_rate, "voice")
+            encoded_voice = encode(audio_vae, wave.view(1, -1, 1), "voice")
+        styles = {values.get(references.STYLE_KEY, references.STYLE) for _, values in positive}
+        positive, negative, person = references.add_person(positive, negative, encoded_face, encoded_voice)
+        known = (
+            "a face and a voice" if face is not None and voice is not None else "a face" if voice is None else "a voice"
+        )
+        notes = [f"<sub{person}>: {known}"]
+        if styles != {references.STYLE}:
+            notes.insert(0, f"Only DreamID-Omni knows persons: its prompt style is {references.STYLE}")
+        elif encoded_face is None or encoded_voice is None:
+            notes[0] += " alone, for which no model was trained"
+        return io.NodeOutput(positive, negative, ui=preview | show(cls, notes).as_dict())
