@@ -47,7 +47,7 @@ FLAT: dict[str, Place] = {  # text to video with all nodes; also inside the boxe
     "CLIPLoader": (0, 300, 300, 106),
     "VAELoader": (0, 860, 300, 58),
     "OviAudioVAELoader": (0, 960, 300, 82),
-    "OviGuidance": (350, 0, 330, 226),
+    "OviGuidance": (350, 0, 250, 274),
     notes.VIDEO_NEGATIVE: (350, 420, 220, 90),
     notes.AUDIO_NEGATIVE: (350, 560, 220, 90),
     "OviTextEncode": (620, 290, 380, 400),

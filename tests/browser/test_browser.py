@@ -194,8 +194,14 @@ def test_templates_sorted_by_name_are_in_order(page):
 
 @pytest.fixture
 def graph(page):
-    """The text to video workflow with all its nodes, opened and fitted to little time."""
+    """The text to video workflow with all its nodes, opened and fitted to little time, with its end in sight."""
     browser.load_workflow(page, workflows.graph(OPENED_UP))
+    page.evaluate(
+        """() => {
+            app.canvas.ds.scale = 0.7;
+            app.canvas.centerOnNode(app.graph.nodes.find(node => node.type === 'SaveVideo'));
+        }"""
+    )
     browser.set_widgets(page, QUICK)
     return page
 
@@ -239,7 +245,7 @@ def test_a_cancel_is_told(graph, server):
     browser.set_widgets(graph, {"OviScheduler": {"steps": 1000}})
     made = len(saved_clips(server))
     browser.press_run(graph)
-    graph.wait_for_function("document.title.includes('SamplerCustomAdvanced')")
+    graph.wait_for_function("document.title.includes('2 nodes running')")  # the sampler, and Ovi Decode waits for it
     graph.get_by_label("Cancel current run").click()
     graph.get_by_text("Execution has been interrupted").wait_for()
     browser.wait_for_queue(graph, 0)
