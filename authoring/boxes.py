@@ -61,7 +61,7 @@ FLAT: dict[str, Place] = {  # text to video with all nodes; also inside the boxe
     "CreateVideo": (1930, 820, 134, 0),
     "SaveVideo": (1930, 890, 420, 570),
 }
-BOXED = FLAT | {"OviTextEncode": (400, 290, 400, 400), "CreateVideo": (1930, 820, 210, 102)}
+BOXED = FLAT | {"OviTextEncode": (400, 340, 400, 400), "CreateVideo": (1930, 820, 210, 102)}
 
 TEXT_TO_VIDEO = Box(
     title="Text to Video (Ovi)",

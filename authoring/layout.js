@@ -36,7 +36,7 @@ text => {
         subgraph.add(reroute);
         input.connect(reroute.inputs[0], reroute);
         reroute.outputs[0].type = input.type;
-        reroute.pos = [0, -40 - 40 * subgraph.nodes.filter(node => node.type === 'Reroute').length];
+        reroute.pos = [0, -60 - 60 * subgraph.nodes.filter(node => node.type === 'Reroute').length];
         return reroute;
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import combinations
 
 import pytest
 from PIL import Image
@@ -88,6 +89,18 @@ def test_what_is_downloaded_at_once_fits_most_disks(title):
     models = {model["url"] for node in every_node(graph(title)) for model in node["properties"].get("models", [])}
     sizes = [re.match(r"([\d.]+) (GB|MB)", notes.SIZES[url]).groups() for url in models]
     assert sum(float(size) * (1 if unit == "GB" else 1e-3) for size, unit in sizes) <= 22
+
+
+@pytest.mark.parametrize("path", [*GRAPHS, *SUBGRAPHS], ids=lambda path: path.stem)
+def test_nothing_overlaps_inside_a_subgraph(path):
+    for subgraph in json.loads(path.read_text()).get("definitions", {}).get("subgraphs", []):
+        places = []  # left, top of the title, right, bottom
+        for node in subgraph["nodes"]:
+            (left, top), (width, height) = node["pos"], node["size"]
+            places.append((node["type"], (left, top - 30, left + width, top + height)))
+        for (one, a), (other, b) in combinations(places, 2):
+            apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+            assert apart, f"{one} overlaps {other} in {subgraph['name']}"
 
 
 def test_the_subgraphs_are_those_of_the_main_workflows():
