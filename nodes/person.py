@@ -104,12 +104,10 @@ class OviPerson(io.ComfyNode):
             encoded_voice = encode(audio_vae, wave.view(1, -1, 1), "voice")
         styles = {values.get(references.STYLE_KEY, references.STYLE) for _, values in positive}
         positive, negative, person = references.add_person(positive, negative, encoded_face, encoded_voice)
-        known = (
-            "a face and a voice" if face is not None and voice is not None else "a face" if voice is None else "a voice"
-        )
-        notes = [f"<sub{person}>: {known}"]
+        given = [f"a {what}" for what, medium in (("face", face), ("voice", voice)) if medium is not None]
+        notes = [f"<sub{person}>: {' and '.join(given)}"]
         if styles != {references.STYLE}:
             notes.insert(0, f"Only DreamID-Omni knows persons: its prompt style is {references.STYLE}")
-        elif encoded_face is None or encoded_voice is None:
+        elif len(given) == 1:
             notes[0] += " alone, for which no model was trained"
         return io.NodeOutput(positive, negative, ui=preview | show(cls, notes).as_dict())

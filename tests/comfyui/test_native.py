@@ -580,10 +580,10 @@ def test_context_windows_see_the_same_time_in_both_modalities(comfy, model, loop
         video_lengths.append(latent.shape[2])
         return embed_video(latent, *args)
 
-    def audio_spy(latent, timestep, context, start):
+    def audio_spy(latent, timestep, context, start, references):
         audio_lengths.append(latent.shape[2])
         audio_starts.append(start)
-        return embed_audio(latent, timestep, context, start)
+        return embed_audio(latent, timestep, context, start, references)
 
     monkeypatch.setattr(inner.video_model, "embed", video_spy)
     monkeypatch.setattr(inner.audio_model, "embed", audio_spy)

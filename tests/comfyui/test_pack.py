@@ -12,8 +12,8 @@ from support import ROOT
 
 NODES = {
     "EmptyOviLatent", "OviAudioVAELoader", "OviContinue", "OviDecode", "OviGuidance", "OviImageToVideo", "OviJoin",
-    "OviLoraLoader", "OviModelLoader", "OviPrompt", "OviReference", "OviRemake", "OviScheduler", "OviTextEncode",
-    "OviUniPCSampler",
+    "OviLoraLoader", "OviModelLoader", "OviPerson", "OviPrompt", "OviReference", "OviRemake", "OviScheduler",
+    "OviTextEncode", "OviUniPCSampler",
 }  # fmt: skip
 
 

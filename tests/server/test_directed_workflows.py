@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ovi import geometry
+from support.comfy_server import error
 from support.media import read_clip
 from support.workflows import fitted, id_of, node_of
 
@@ -35,18 +36,18 @@ def test_three_clips_continue_each_other(server):
     assert np.abs(wave).max() > 0.01
 
 
-def test_twenty_seconds_in_windows(server):
-    """The whole workflow but the decoding of its audio, minutes of the full-size vocoder: its latents are counted."""
-    prompt = fitted("ovi_context_windows", width=32, height=32, length=481, steps=1, cfg=1.0, audio_cfg=1.0)
+def test_ten_seconds_in_windows(server):
+    """The whole workflow, half as long, but the decoding of its audio by the full-size vocoder: latents are counted."""
+    prompt = fitted("ovi_context_windows", width=32, height=32, length=241, steps=1, cfg=1.0, audio_cfg=1.0)
     del node_of(prompt, "OviDecode")["inputs"]["audio_vae"], node_of(prompt, "CreateVideo")["inputs"]["audio"]
     sampled = [id_of(prompt, "SamplerCustomAdvanced"), 0]
     prompt["parts"] = {"class_type": "LTXVSeparateAVLatent", "inputs": {"av_latent": sampled}}
     prompt["saved"] = {"class_type": "SaveLatent", "inputs": {"samples": ["parts", 1], "filename_prefix": "audio"}}
     audio, clip = sorted(server.run(prompt), key=lambda path: path.suffix)
     with av.open(clip) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 481
-    assert load_file(audio)["latent_tensor"].shape == (1, 20, geometry.audio_latents(481))
-    assert "Context window 5/5: frames 90-120 of 121" in server.log.read_text()
+        assert sum(1 for _ in container.decode(video=0)) == 241
+    assert load_file(audio)["latent_tensor"].shape == (1, 20, geometry.audio_latents(241))
+    assert "Context window 3/3: frames 30-60 of 61" in server.log.read_text()
 
 
 def test_a_clip_upscaled_at_48_frames_a_second(server):
@@ -69,3 +70,28 @@ def test_a_second_pass_leaves_the_audio(server):
     first_frames, first_wave, *_ = read_clip(first)
     assert (frames.shape, first_frames.shape) == ((5, 240, 384, 3), (5, 160, 256, 3))
     np.testing.assert_array_equal(wave, first_wave)
+
+
+def test_a_clip_with_two_persons(server):
+    """Two faces and two voices, with guidance by both: four passes a step."""
+    prompt = fitted("ovi_text_to_video", width=64, height=96, length=5, steps=2, prompt_style="dreamid-omni")
+    prompt[id_of(prompt, "OviGuidance")]["inputs"] |= {"video_reference_cfg": 1.5, "audio_reference_cfg": 2.0}
+    guider = node_of(prompt, "CFGGuider")["inputs"]
+    shared = {"latent": [id_of(prompt, "EmptyOviLatent"), 0], "vae": [id_of(prompt, "VAELoader"), 0]}
+    shared |= {"audio_vae": [id_of(prompt, "OviAudioVAELoader"), 0], "face": ["face", 0], "voice": ["voice", 0]}
+    shared |= {"voice_start": 1.0, "voice_seconds": 1.0}
+    prompt["face"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    prompt["voice"] = {"class_type": "EmptyAudio", "inputs": {"duration": 2.5, "sample_rate": 44100, "channels": 2}}
+    for name in ("first", "second"):
+        inputs = shared | {"positive": guider["positive"], "negative": guider["negative"]}
+        prompt[name] = {"class_type": "OviPerson", "inputs": inputs}
+        guider |= {"positive": [name, 0], "negative": [name, 1]}
+    entry = server.wait(server.queue(prompt))
+    assert entry["status"]["status_str"] == "success", error(entry)
+    (clip,) = server.files(entry)
+    assert read_clip(clip)[0].shape == (5, 96, 64, 3)
+    assert [entry["outputs"][name]["text"] for name in ("first", "second")] == [
+        ["<sub1>: a face and a voice"],
+        ["<sub2>: a face and a voice"],
+    ]
+    assert len(entry["outputs"]["first"]["images"]) == 1

@@ -136,7 +136,7 @@ def test_a_guider_without_negative_is_said_before_the_first_step(server):
     guider = node_of(prompt, "CFGGuider")
     inputs = {"model": guider["inputs"]["model"], "conditioning": guider["inputs"]["positive"]}
     guider.update(class_type="BasicGuider", inputs=inputs)
-    assert "the guider has no negative prompt" in error(server.wait(server.queue(prompt)))
+    assert "the guider ran this step without a negative prompt" in error(server.wait(server.queue(prompt)))
 
 
 def test_load_diffusion_model_says_what_the_help_says(server):
