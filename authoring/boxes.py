@@ -34,12 +34,27 @@ MODEL_NAMES = [
     ("OviAudioVAELoader", "vae_name", "audio_vae"),
     ("OviAudioVAELoader", "vocoder_name", "vocoder"),
 ]
-TEXTS = [("OviTextEncode", name, name) for name in ("prompt", "video_negative", "audio_negative", "prompt_style")]
+
+
+def texts(node: str) -> list[tuple[str, str, str]]:
+    """Return the inputs of a text node that a box shows."""
+    return [(node, name, name) for name in ("prompt", "video_negative", "audio_negative", "prompt_style")]
 
 
 def size(node: str) -> list[tuple[str, str, str]]:
     """Return the inputs of a latent node that a box shows."""
     return [(node, name, name) for name in ("width", "height", "length")]
+
+
+def everything(latent: str) -> list[tuple[str, str, str]]:
+    """Return the inputs that a box of a whole workflow shows; `latent` is its latent node."""
+    sampling = [("RandomNoise", "noise_seed", "seed"), ("OviScheduler", "steps", "steps")]
+    return [*texts("OviTextEncode"), *size(latent), *sampling, *MODEL_NAMES]
+
+
+def passed(*names: str) -> list[tuple[str, str, int]]:
+    """Return outputs that hand on the inputs of these names."""
+    return [(name, "", 0) for name in names]
 
 
 FLAT: dict[str, Place] = {  # text to video with all nodes; also inside the boxes
@@ -68,23 +83,17 @@ TEXT_TO_VIDEO = Box(
     members=[key for key in FLAT if key not in ("SaveVideo", notes.VIDEO_NEGATIVE, notes.AUDIO_NEGATIVE)],
     inputs=[],
     outputs=[("video", "CreateVideo", 0)],
-    shown=[
-        *TEXTS, *size("EmptyOviLatent"), ("RandomNoise", "noise_seed", "seed"), ("OviScheduler", "steps", "steps"),
-        *MODEL_NAMES,
-    ],
+    shown=everything("EmptyOviLatent"),
     places=BOXED,
-)  # fmt: skip
-IMAGE_TO_VIDEO = Box(
+)
+IMAGE_TO_VIDEO = replace(
+    TEXT_TO_VIDEO,
     title="Image to Video (Ovi)",
     members=[*(key for key in TEXT_TO_VIDEO.members if key != "EmptyOviLatent"), "OviImageToVideo"],
     inputs=[("start_image", "OviImageToVideo", "start_image")],
-    outputs=[("video", "CreateVideo", 0)],
-    shown=[
-        *TEXTS, *size("OviImageToVideo"), ("RandomNoise", "noise_seed", "seed"), ("OviScheduler", "steps", "steps"),
-        *MODEL_NAMES,
-    ],
+    shown=everything("OviImageToVideo"),
     places=BOXED | {"OviImageToVideo": (1060, 580, 260, 240)},
-)  # fmt: skip
+)
 
 SAMPLING = ["RandomNoise", "CFGGuider", "OviUniPCSampler", "OviScheduler", "SamplerCustomAdvanced"]
 SAMPLED = [("latent", "SamplerCustomAdvanced", 0)]
@@ -116,7 +125,7 @@ WINDOWS = Box(
     ],
     places=FLAT | {"ContextWindowsManual": (730, 0, 270, 380)},
 )  # fmt: skip
-FIRST_PASS = replace(SIZE_AND_SEED, outputs=[*SAMPLED, *((name, "", 0) for name, *_ in CONDITIONED)])
+FIRST_PASS = replace(SIZE_AND_SEED, outputs=[*SAMPLED, *passed("model", "positive", "negative")])
 SECOND_PASS = Box(
     title="Second Pass (Ovi)",
     members=[
@@ -148,7 +157,7 @@ YOUR_VIDEO = Box(
         ("vae", "OviReference", "vae"),
         ("audio_vae", "OviReference", "audio_vae"),
     ],
-    outputs=[("latent", "OviReference", 0), ("audio_vae", "", 0), ("video", "", 0)],
+    outputs=[("latent", "OviReference", 0), *passed("audio_vae", "video")],
     shown=[*size("OviReference"), ("OviReference", "fit", "fit")],
     places={"17": (0, 0, 220, 66), "OviReference": (280, 0, 300, 500)},
 )
@@ -177,7 +186,7 @@ LARGER = Box(
         "FrameInterpolate": (720, 0, 260, 78),
     },
 )
-PASSED = [(name, "", 0) for name in ("model", "clip", "vae", "audio_vae")]
+PASSED = passed("model", "clip", "vae", "audio_vae")
 FIRST_CLIP = Box(
     title="First Clip (Ovi)",
     members=["6", "EmptyOviLatent", "10", "11", "12"],
@@ -186,7 +195,7 @@ FIRST_CLIP = Box(
     ],
     outputs=[("video", "12", 0), *PASSED],
     shown=[
-        *(("6", name, name) for name in ("prompt", "video_negative", "audio_negative", "prompt_style")),
+        *texts("6"),
         *size("EmptyOviLatent"), ("10", "seed", "seed"), ("10", "steps", "steps"), ("10", "cfg", "cfg"),
     ],
     places={
@@ -203,7 +212,7 @@ NEXT_CLIP = Box(
     ],
     outputs=[("video", "21", 0), *PASSED],
     shown=[
-        *(("7", name, name) for name in ("prompt", "video_negative", "audio_negative", "prompt_style")),
+        *texts("7"),
         ("13", "overlap", "overlap"), ("13", "length", "length"), ("14", "seed", "seed"), ("14", "steps", "steps"),
         ("14", "cfg", "cfg"),
     ],

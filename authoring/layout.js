@@ -115,13 +115,13 @@ text => {
         node.bgcolor = '#000';
     }
 
-    function arrange(graph, {places, groups = {}, collapsed = []}) {
+    function arrange(graph, {places, groups = {}}) {
         for (const [key, [left, top, width, height]] of Object.entries(places)) {
             const node = nodeOf(graph, key);
             if (!node) continue;
             node.pos = [left, top];
             node.setSize([width, height]);
-            if (collapsed.includes(key)) node.flags.collapsed = true;
+            if (height === 0) node.flags.collapsed = true;
             const colour = layout.colours[key];
             if (colour) Object.assign(node, LGraphCanvas.node_colors[colour]);
         }

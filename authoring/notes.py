@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 MODEL_LINKS, ABOUT = "Model links", "About"
 VIDEO_NEGATIVE, AUDIO_NEGATIVE = "Video negative", "Audio negative"  # titles of nodes
 
@@ -28,11 +30,12 @@ SIZES = {  # what a link says after the file's name
     AUDIO_VAE: "655 MB",
     VOCODER: "429 MB",
 }
-FOLDERS = {  # of models/: the file that the templates name first
+OVI = {  # what Ovi needs, by folder of models/; the templates name the first of each
     "diffusion_models": [FP8, BF16],
     "text_encoders": [TEXT_ENCODER],
     "vae": [VIDEO_VAE, AUDIO_VAE, VOCODER],
 }
+LARGER = {"upscale_models": [UPSCALER], "frame_interpolation": [INTERPOLATOR]}
 
 
 def file_name(url: str) -> str:
@@ -40,10 +43,10 @@ def file_name(url: str) -> str:
     return url.rsplit("/", 1)[1]
 
 
-def links(**more: list[str]) -> str:
-    """Return what to download into which folder of ComfyUI's models, with links and sizes; `more` are more folders."""
+def links(folders: Mapping[str, Sequence[str]]) -> str:
+    """Return what to download into which folder of ComfyUI's models, with links and sizes."""
     text = ""
-    for folder, urls in (FOLDERS | more).items():
+    for folder, urls in folders.items():
         one_of = " (one of them)" if BF16 in urls else ""
         text += f"**models/{folder}**{one_of}\n\n"
         for url in urls:
@@ -55,15 +58,17 @@ def links(**more: list[str]) -> str:
 def tree() -> str:
     """Return where the files lie in ComfyUI's folder."""
     lines = ["ComfyUI/", "└── models/"]
-    for folder, urls in FOLDERS.items():
-        last = folder == list(FOLDERS)[-1]
+    for folder, urls in OVI.items():
+        last = folder == list(OVI)[-1]
         names = [file_name(url) for url in urls if url != BF16]
         lines.append(f"    {'└' if last else '├'}── {folder}/")
         lines += [f"    {' ' if last else '│'}   {'└' if name == names[-1] else '├'}── {name}" for name in names]
     return "```\n" + "\n".join(lines) + "\n```\n"
 
 
-MODEL_NOTE = links() + "**Where they go**\n\n" + tree()
+LINKS = links(OVI)
+LINKS_AND_TREE = LINKS + "**Where they go**\n\n" + tree()
+LINKS_FOR_LARGER = links(OVI | LARGER)
 
 _PROMPT = (
     "**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end, `Audio:` and a description "

@@ -1,7 +1,8 @@
 """What the templates show: places, groups, subgraphs, notes and model files, for the prompts of workflows/api/.
 
 A key names a node by its id in the prompt, by its title or by its type. A place is left, top, width and height in the
-canvas's units, with room for what a run adds: a note on a node takes 62, the spectrogram of Ovi Decode 220.
+canvas's units, with room for what a run adds: a note on a node takes 62, the spectrogram of Ovi Decode 220. A node
+without height is collapsed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from .boxes import (
     Place,
 )
 
-MODELS = {  # node type: the folder of models/ and the address of each file
-    "OviModelLoader": [("diffusion_models", notes.FP8)],
-    "CLIPLoader": [("text_encoders", notes.TEXT_ENCODER)],
-    "VAELoader": [("vae", notes.VIDEO_VAE)],
-    "OviAudioVAELoader": [("vae", notes.AUDIO_VAE), ("vae", notes.VOCODER)],
-    "UpscaleModelLoader": [("upscale_models", notes.UPSCALER)],
-    "FrameInterpolationModelLoader": [("frame_interpolation", notes.INTERPOLATOR)],
+MODELS = {  # node type: its files
+    "OviModelLoader": [notes.FP8],
+    "CLIPLoader": [notes.TEXT_ENCODER],
+    "VAELoader": [notes.VIDEO_VAE],
+    "OviAudioVAELoader": [notes.AUDIO_VAE, notes.VOCODER],
+    "UpscaleModelLoader": [notes.UPSCALER],
+    "FrameInterpolationModelLoader": [notes.INTERPOLATOR],
 }
 HASHES = {  # of files whose hash is public; MD5 where it has 32 digits
     notes.TEXT_ENCODER: "c3355d30191f1f066b26d93fba017ae9809dce6c627dda5f6a66eaa651204f68",
@@ -59,17 +60,18 @@ class Template:
     prompt: str  # the name of a file in workflows/api/
     places: Mapping[str, Place]
     groups: Mapping[str, Sequence[str]]  # by title: the nodes inside
-    notes: Mapping[str, str]  # by title: Markdown
+    about: str  # the note on the workflow
+    links: str = notes.LINKS  # the note on what to download
     boxes: Sequence[Box] = ()
     feeds: Sequence[tuple[str, str, str]] = ()
-    collapsed: Sequence[str] = ()
 
 
 def layout(template: Template) -> dict[str, Any]:
     """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
-    models = {kind: [model_file(*file) for file in files] for kind, files in MODELS.items()}
+    models = {kind: [model_file(url) for url in urls] for kind, urls in MODELS.items()}
     groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
-    return asdict(template) | {"groups": groups, "models": models, "colours": COLOURS}
+    texts = {notes.MODEL_LINKS: template.links, notes.ABOUT: template.about}
+    return asdict(template) | {"groups": groups, "notes": texts, "models": models, "colours": COLOURS}
 
 
 def around(places: Sequence[Place]) -> tuple[int, int, int, int]:
@@ -82,8 +84,9 @@ def around(places: Sequence[Place]) -> tuple[int, int, int, int]:
     )
 
 
-def model_file(folder: str, url: str) -> dict[str, str]:
+def model_file(url: str) -> dict[str, str]:
     """Return what ComfyUI shows of a missing file."""
+    (folder,) = (folder for folder, urls in (notes.OVI | notes.LARGER).items() if url in urls)
     file = {"name": notes.file_name(url), "url": url, "directory": folder}
     if digits := HASHES.get(url):
         file |= {"hash": digits, "hash_type": "MD5" if len(digits) == 32 else "SHA256"}
@@ -124,7 +127,6 @@ DENSE = LOADERS | {
 PROMPTED = ["OviGuidance", notes.VIDEO_NEGATIVE, notes.AUDIO_NEGATIVE, "OviTextEncode"]
 LOADED = ["OviModelLoader", "CLIPLoader", notes.MODEL_LINKS, "VAELoader", "OviAudioVAELoader"]
 SAVED = ["OviDecode", "CreateVideo", "SaveVideo"]
-COLLAPSED = ["OviGuidance", "CreateVideo"]
 GROUPS = {
     "1 Load models": LOADED,
     "2 Prompt": PROMPTED,
@@ -143,7 +145,8 @@ TEMPLATES = {
             "SaveVideo": (1000, 0, 500, 500),
         },
         groups={},
-        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_TEXT},
+        about=notes.ABOUT_TEXT,
+        links=notes.LINKS_AND_TREE,
         boxes=[TEXT_TO_VIDEO],
     ),
     "Ovi 2 Image to Video": Template(
@@ -156,7 +159,8 @@ TEMPLATES = {
             "SaveVideo": (1280, 0, 420, 420),
         },
         groups={},
-        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_IMAGE},
+        about=notes.ABOUT_IMAGE,
+        links=notes.LINKS_AND_TREE,
         boxes=[IMAGE_TO_VIDEO],
     ),
     "Ovi 3 Three Clips in a Row": Template(
@@ -176,9 +180,8 @@ TEMPLATES = {
             "4 Third clip": [f"{NEXT_CLIP.title} 2"],
             "5 Video": ["SaveVideo"],
         },
-        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_CLIPS},
+        about=notes.ABOUT_CLIPS,
         boxes=[FIRST_CLIP, NEXT_CLIP],
-        collapsed=COLLAPSED,
     ),
     "Ovi 4 Audio for a Video": Template(
         prompt="ovi_video_to_audio",
@@ -197,7 +200,7 @@ TEMPLATES = {
             "4 Seed": [SIZE_AND_SEED.title],
             "5 Video": ["OviDecode", NEW_AUDIO.title, "SaveVideo"],
         },
-        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_VIDEO},
+        about=notes.ABOUT_VIDEO,
         boxes=[
             YOUR_VIDEO,
             NEW_AUDIO,
@@ -209,45 +212,38 @@ TEMPLATES = {
             ),
         ],
         feeds=FEEDS,
-        collapsed=COLLAPSED,
     ),
     "Ovi 5 Twenty Seconds": Template(
         prompt="ovi_context_windows",
         places=WIDE,
         groups=GROUPS | {"3 Size, length, seed": [WINDOWS.title]},
-        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_WINDOWS},
+        about=notes.ABOUT_WINDOWS,
         boxes=[WINDOWS],
         feeds=FEEDS,
-        collapsed=COLLAPSED,
     ),
     "Ovi 6 Second Pass": Template(
         prompt="ovi_second_pass",
         places=DENSE,
         groups=GROUPS | {"3 Size, length, seed": [SIZE_AND_SEED.title, SECOND_PASS.title]},
-        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_SECOND_PASS},
+        about=notes.ABOUT_SECOND_PASS,
         boxes=[FIRST_PASS, SECOND_PASS],
         feeds=FEEDS,
-        collapsed=COLLAPSED,
     ),
     "Ovi 7 Upscale and 48 fps": Template(
         prompt="ovi_upscale_48fps",
         places=DENSE | {"OviDecode": (1110, 0, 210, 410), LARGER.title: (1350, 0, 210, 140)},
         groups=GROUPS | {"4 Video": [*SAVED, LARGER.title]},
-        notes={
-            notes.MODEL_LINKS: notes.links(upscale_models=[notes.UPSCALER], frame_interpolation=[notes.INTERPOLATOR]),
-            notes.ABOUT: notes.ABOUT_UPSCALE,
-        },
+        about=notes.ABOUT_UPSCALE,
+        links=notes.LINKS_FOR_LARGER,
         boxes=[SIZE_AND_SEED, LARGER],
         feeds=FEEDS,
-        collapsed=COLLAPSED,
     ),
     "Ovi 8 Text to Video with KSampler": Template(
         prompt="ovi_minimal_ksampler",
         places=DENSE | {"EmptyOviLatent": (870, 120, 210, 200), "KSampler": (1110, 0, 210, 262)},
         groups=GROUPS | {"3 Size, length, seed": ["EmptyOviLatent", "KSampler"]},
-        notes={notes.MODEL_LINKS: notes.links(), notes.ABOUT: notes.ABOUT_NODES},
+        about=notes.ABOUT_NODES,
         feeds=FEEDS,
-        collapsed=COLLAPSED,
     ),
     "Ovi 9 Text to Video, All Nodes": Template(
         prompt="ovi_text_to_video",
@@ -258,19 +254,17 @@ TEMPLATES = {
             "3 Size, length, seed": [*SAMPLING, "EmptyOviLatent"],
             "4 Video": SAVED,
         },
-        notes={notes.MODEL_LINKS: notes.MODEL_NOTE, notes.ABOUT: notes.ABOUT_NODES},
+        about=notes.ABOUT_NODES,
+        links=notes.LINKS_AND_TREE,
         feeds=FEEDS,
-        collapsed=["CreateVideo"],
     ),
 }
-BLUEPRINTS = {  # by title of a box: the template that has it, ComfyUI's category for it, and what it does
+BLUEPRINTS = {  # boxes that ComfyUI's search finds, by title: ComfyUI's category for them, and what they do
     TEXT_TO_VIDEO.title: {
-        "template": "Ovi 1 Text to Video",
         "category": "Video generation and editing/Text to video",
         "description": "Generates video and audio together, including speech, from a prompt with Ovi.",
     },
     IMAGE_TO_VIDEO.title: {
-        "template": "Ovi 2 Image to Video",
         "category": "Video generation and editing/Image to video",
         "description": "Generates video and audio together from a start image and a prompt with Ovi.",
     },

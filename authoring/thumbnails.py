@@ -26,8 +26,10 @@ from playwright.sync_api import sync_playwright
 from torch import Tensor
 
 from miniature import WEIGHTS, measure, world
+from ovi import geometry
 from tests.support import ROOT, browser
 from tests.support.comfy_host import Host
+from tests.support.sampling import windowed
 
 WORKFLOWS = ROOT / "workflows"
 SIZE, EDGE = 400, 16  # pixels of a thumbnail, which the dialog shows as a square, and of its margin
@@ -76,11 +78,11 @@ class Studio:
     """The miniature on ComfyUI's nodes and this pack's, in this process."""
 
     def __init__(self, comfyui: Path, base: Path) -> None:
-        self.run = (host := Host(comfyui, base)).run
-        host.core("nodes_context_windows")
+        self.host = Host(comfyui, base)
+        self.run = self.host.run
         from miniature import nodes
 
-        path = shutil.copy(WEIGHTS / "ovi_miniature.safetensors", host.models / "diffusion_models")
+        path = shutil.copy(WEIGHTS / "ovi_miniature.safetensors", self.host.models / "diffusion_models")
         options = {"second_model_name": "none", "weight_dtype": "default"}
         (self.model,) = self.run("OviModelLoader", model_name=Path(path).name, **options)
         (self.text,) = nodes.OviMiniatureText.execute().args
@@ -139,11 +141,7 @@ class Studio:
 
     def in_windows(self, colour: str, seed: int) -> Clip:
         """Generate 20 seconds in context windows."""
-        options = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 2}
-        options |= {"fuse_method": "pyramid", "freenoise": False, "cond_retain_index_list": ""}
-        options |= {"split_conds_to_windows": False, "latent_retain_index_list": "", "causal_window_fix": True}
-        windows = {"context_length": WINDOW, "context_overlap": OVERLAP}
-        (model,) = self.run("ContextWindowsManual", model=self.model, **windows, **options)
+        model = windowed(self.host, self.model, context_length=WINDOW, context_overlap=OVERLAP)
         return self.decode(self.sample(colour, self.empty(LONG), seed, model=model))
 
     def second_pass(self, colour: str, seed: int) -> tuple[Clip, Clip]:
@@ -243,7 +241,7 @@ def in_windows(clip: Clip) -> list[str]:
     row = Row(EDGE, INNER, every=40, frames=13)
     drawn = [words(200, 34, "20 seconds", 30)]
     for i in range(5):
-        latent = min(i * (WINDOW - OVERLAP), (LONG - 1) // 4 + 1 - WINDOW)
+        latent = min(i * (WINDOW - OVERLAP), geometry.video_latents(LONG) - WINDOW)
         left, right = (row.place(4 * edge / world.FPS) for edge in (latent, latent + WINDOW))
         drawn.append(box(left, 66 + 22 * (i % 2), right - left, 18, VIDEO, rx=5, stroke=SKY, stroke_width=2))
     drawn += [strip(clip, row, 122, 84), wave(clip, row, 222, 104)]

@@ -1,6 +1,6 @@
 """Make the graphs of workflows/ and the boxes of subgraphs/ from the prompts of workflows/api/ (written by hand).
 
-    python -m authoring.workflows COMFYUI [TITLE ...]
+    python -m authoring.workflows COMFYUI
 
 ComfyUI's own frontend makes them; authoring/templates.py says how they look.
 """
@@ -33,9 +33,9 @@ def main() -> None:
             with browser.frontend(server.url, Path(folder, title)) as page:
                 graph = made(page, title)
                 write(ROOT / "workflows" / f"{title}.json", graph)
-                for box, about in BLUEPRINTS.items():
-                    if about["template"] == title:
-                        write(ROOT / "subgraphs" / f"{box}.json", blueprint(graph, box, about))
+                for box in TEMPLATES[title].boxes:
+                    if box.title in BLUEPRINTS:
+                        write(ROOT / "subgraphs" / f"{box.title}.json", blueprint(graph, box.title))
 
 
 def made(page: browser.Page, title: str) -> dict[str, Any]:
@@ -46,14 +46,14 @@ def made(page: browser.Page, title: str) -> dict[str, Any]:
     return browser.converted(page)[0]
 
 
-def blueprint(graph: dict[str, Any], title: str, about: dict[str, str]) -> dict[str, Any]:
+def blueprint(graph: dict[str, Any], title: str) -> dict[str, Any]:
     """Return a graph's box of that title alone, with ComfyUI's category for it and what it does."""
     (box,) = (node for node in graph["nodes"] if node.get("title") == title)
     (subgraph,) = (each for each in graph["definitions"]["subgraphs"] if each["id"] == box["type"])
     inputs = [given | {"link": None} for given in box["inputs"]]
     outputs = [given | {"links": None} for given in box["outputs"]]
     node = box | {"pos": [0, 0], "inputs": inputs, "outputs": outputs}
-    definition = subgraph | {key: about[key] for key in ("category", "description")}
+    definition = subgraph | BLUEPRINTS[title]
     return graph | {"nodes": [node], "links": [], "groups": [], "definitions": {"subgraphs": [definition]}}
 
 
