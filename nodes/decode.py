@@ -41,9 +41,13 @@ def check_users(prompt: Mapping[str, Any], node: str, vae: Any, audio_vae: Any) 
         for name, value in user["inputs"].items():
             if vae is None and value == [node, 0]:
                 raise ValueError(f"Ovi Decode has no video VAE connected, but its images go to {kind}: connect one.")
-            required = audio_vae is None and value == [node, 1] and nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES()
-            if required and name in required.get("required", {}):
+            if audio_vae is None and value == [node, 1] and is_required(kind, name):
                 raise ValueError(f"Ovi Decode has no audio VAE connected, but its audio goes to {kind}: connect one.")
+
+
+def is_required(kind: str, name: str) -> bool:
+    """Whether nodes of a class cannot do without an input."""
+    return name in nodes.NODE_CLASS_MAPPINGS[kind].INPUT_TYPES().get("required", {})
 
 
 class OviDecode(io.ComfyNode):

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..ovi import geometry, image, media
+from ..ovi import caption, geometry, image, media
 from ..ovi.native import references
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import encode, require_audio_vae, require_video_vae
@@ -102,12 +102,12 @@ class OviPerson(io.ComfyNode):
             require_audio_vae(audio_vae)
             wave = media.cut(voice, voice_start, voice_seconds, audio_vae.audio_sample_rate, "voice")
             encoded_voice = encode(audio_vae, wave.view(1, -1, 1), "voice")
-        styles = {values.get(references.STYLE_KEY, references.STYLE) for _, values in positive}
+        styles = {values.get(references.STYLE_KEY, caption.STYLE) for _, values in positive}
         positive, negative, person = references.add_person(positive, negative, encoded_face, encoded_voice)
         given = [f"a {what}" for what, medium in (("face", face), ("voice", voice)) if medium is not None]
         notes = [f"<sub{person}>: {' and '.join(given)}"]
-        if styles != {references.STYLE}:
-            notes.insert(0, f"Only DreamID-Omni knows persons: its prompt style is {references.STYLE}")
+        if styles != {caption.STYLE}:
+            notes.insert(0, f"Only DreamID-Omni knows persons: its prompt style is {caption.STYLE}")
         elif len(given) == 1:
             notes[0] += " alone, for which no model was trained"
         return io.NodeOutput(positive, negative, ui=preview | show(cls, notes).as_dict())

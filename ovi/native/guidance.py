@@ -58,15 +58,14 @@ class Guidance:
     def _references_at(self, sigma: Tensor, positive: Any) -> list[str]:
         """Return the kinds of references that a step at `sigma` is guided by."""
         kinds = []
-        for kind, scale, when, name in (
-            (references.IMAGES, self.video_reference_cfg, self.video, "video_reference_cfg"),
-            (references.VOICES, self.audio_reference_cfg, self.audio, "audio_reference_cfg"),
+        for kind, what, modality, scale, when in (
+            (references.IMAGES, "face", "video", self.video_reference_cfg, self.video),
+            (references.VOICES, "voice", "audio", self.audio_reference_cfg, self.audio),
         ):
             if scale and not references.has(positive, kind):
-                what = "face" if kind == references.IMAGES else "voice"
                 raise ValueError(
-                    f"Ovi Guidance has a {name} of {scale:g}, but the positive prompt has no {what}: connect one to "
-                    "'Ovi Person', or set it to 0."
+                    f"Ovi Guidance has a {modality}_reference_cfg of {scale:g}, but the positive prompt has no {what}: "
+                    "connect one to 'Ovi Person', or set it to 0."
                 )
             if scale and when.contains(sigma):
                 kinds.append(kind)

@@ -22,7 +22,6 @@ from ..config import OviConfig
 IMAGES_KEY, VOICES_KEY = "reference_latents", "reference_voices"  # in a CONDITIONING
 IMAGES, VOICES = "reference_images", "reference_voices"  # what the model gets
 STYLE_KEY = "ovi_prompt_style"  # in a CONDITIONING: the prompt style that it was encoded in
-STYLE = "dreamid-omni"  # of the only model that was trained with references
 
 Conditioning = Sequence[Sequence[Any]]
 
