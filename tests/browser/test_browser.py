@@ -14,7 +14,7 @@ import pytest
 
 from authoring.templates import TEMPLATES
 from support import ROOT, browser, workflows
-from support.workflows import every_node
+from support.workflows import every_node, overlap
 
 SCREENSHOTS = ROOT / "output" / "screenshots"
 PACK = "comfyui-ovi"  # the folder's name, by which the Templates dialog lists it
@@ -79,20 +79,15 @@ def template(request, bare, console):
     return request.param
 
 
-def overlaps(one, other):
-    """Whether two rectangles, as left, top, right and bottom, have a part in common."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
 def faults(shape):
     """What is wrong with the places of an open graph: nodes over nodes, over the edge of a group, crossing wires."""
     for one, other in combinations(shape["nodes"], 2):
-        if overlaps(one["bounds"], other["bounds"]):
+        if overlap(one["bounds"], other["bounds"]):
             yield f"{one['title']} overlaps {other['title']}"
     for group, node in product(shape["groups"], shape["nodes"]):
         (left, top, right, bottom), bounds = group["bounds"], node["bounds"]
         inside = left <= bounds[0] and top <= bounds[1] and bounds[2] <= right and bounds[3] <= bottom
-        if overlaps(group["bounds"], bounds) and not inside:
+        if overlap(group["bounds"], bounds) and not inside:
             yield f"{node['title']} reaches out of {group['title']}"
     for one, other in combinations(shape["wires"], 2):
         if any(cross(*pair) for pair in product(pairwise(one["points"]), pairwise(other["points"]))):

@@ -43,6 +43,12 @@ def model(load, golden_file):
 
 
 @pytest.fixture(scope="module")
+def reference():
+    """The golden model in plain PyTorch."""
+    return golden_model.load()
+
+
+@pytest.fixture(scope="module")
 def loop():
     """The golden denoising loop of text to video."""
     return load_file(GOLDEN / "D_t2v.safetensors")
@@ -62,4 +68,4 @@ def clip(comfy):
     from support.stand_ins import tiny_clip
 
     with torch.inference_mode():
-        return tiny_clip(64, 0)
+        return tiny_clip()

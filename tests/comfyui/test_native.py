@@ -15,6 +15,7 @@ from support.sampling import (
     SHAPES,
     TimestepSpy,
     assert_equal,
+    counted_passes,
     empty,
     guide,
     joint,
@@ -29,12 +30,6 @@ from support.sampling import (
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 SHIFT = 5.0
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The golden model in plain PyTorch."""
-    return golden_model.load()
 
 
 @pytest.fixture(scope="module")
@@ -442,13 +437,8 @@ def test_caches_save_calls(comfy, model, loop, node, part):
     (never,) = comfy.run(node, model=guided, reuse_threshold=0.0, **options)
     assert_equal(ksampler(comfy, never, prompts(loop), steps=6), ksampler(comfy, guided, prompts(loop), steps=6), 0.0)
     (cached,) = comfy.run(node, model=guided, reuse_threshold=10.0, **options)
-    calls = []
-    block = model.model.diffusion_model.video_model.blocks[0]
-    handle = block.norm1.register_forward_hook(lambda *_: calls.append(1))
-    try:
+    with counted_passes(model) as calls:
         ksampler(comfy, cached, prompts(loop), steps=6)
-    finally:
-        handle.remove()
     assert 0 < len(calls) < 6
 
 

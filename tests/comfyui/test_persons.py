@@ -9,13 +9,15 @@ import torch
 
 from ovi.memory import activation_bytes
 from ovi.model import References
-from support import golden_loop, golden_model
+from support import golden_loop
 from support.media import BlockVAE, WindowVAE, random_frames, tone
 from support.sampling import (
     SHAPES,
     TimestepSpy,
     assert_equal,
+    counted_passes,
     empty,
+    guide,
     joint,
     ksampler,
     prompts,
@@ -24,11 +26,7 @@ from support.sampling import (
     windowed,
 )
 
-
-@pytest.fixture(scope="module")
-def reference():
-    """The golden model in plain PyTorch."""
-    return golden_model.load()
+pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
 
 def images(count):
@@ -50,18 +48,10 @@ def with_persons(conds, faces, sounds):
     return [[[text, old | values] for text, old in prompt] for prompt in conds]
 
 
-def referring(model, *, video_cfg=0.0, audio_cfg=0.0, comfy, **options):
+def referring(comfy, model, video_cfg=0.0, audio_cfg=0.0, **parts):
     """The MODEL after Ovi Guidance, without a skipped block, with guidance by references."""
-    (guided,) = comfy.run(
-        "OviGuidance",
-        model=model,
-        **{"audio_cfg": 4.0, "skip_blocks": "", "skip_start_percent": 0.0, "skip_end_percent": 1.0}
-        | {f"{part}_{end}_percent": at for part in ("video", "audio") for end, at in (("start", 0.0), ("end", 1.0))}
-        | options,
-        video_reference_cfg=video_cfg,
-        audio_reference_cfg=audio_cfg,
-    )
-    return guided
+    references = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg}
+    return guide(comfy, model, audio_cfg=4.0, skip="", **references, **parts)
 
 
 def formula(reference, loop, faces, sounds, video_cfg, audio_cfg):
@@ -88,14 +78,13 @@ def formula(reference, loop, faces, sounds, video_cfg, audio_cfg):
     return predict
 
 
-@pytest.mark.usefixtures("inference")
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc", "res_multistep"])
 @pytest.mark.parametrize(("faces", "sounds"), [(0, 0), (1, 1), (2, 2), (2, 0), (0, 1)])
 def test_ksampler_is_the_formula(comfy, model, reference, loop, monkeypatch, sampler, faces, sounds):
     """Of the guided prediction, put in its place in the same sampler."""
     given = images(faces), voices(sounds)
     scales = 1.5 if faces else 0.0, 2.0 if sounds else 0.0
-    guided = referring(model, comfy=comfy, video_cfg=scales[0], audio_cfg=scales[1])
+    guided = referring(comfy, model, video_cfg=scales[0], audio_cfg=scales[1])
     conds = with_persons(prompts(loop), *given)
     got = ksampler(comfy, guided, conds, sampler=sampler, cfg=3.0)
     predict = formula(reference, loop, *given, *scales)
@@ -106,50 +95,41 @@ def test_ksampler_is_the_formula(comfy, model, reference, loop, monkeypatch, sam
     assert_equal([scaled(got[0]), got[1]], [scaled(expected[0]), expected[1]], 2e-5)
 
 
-def counted(comfy, model, conds, **options):
+def counted(comfy, model, conds):
     """How often the model runs in six steps behind EasyCache at a high threshold."""
     (cached,) = comfy.run(
         "EasyCache", model=model, reuse_threshold=10.0, start_percent=0.0, end_percent=1.0, verbose=False
     )
-    calls = []
-    block = model.model.diffusion_model.video_model.blocks[0]
-    handle = block.norm1.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        ksampler(comfy, cached, conds, steps=6, **options)
-    finally:
-        handle.remove()
+    with counted_passes(model) as calls:
+        ksampler(comfy, cached, conds, steps=6)
     return len(calls)
 
 
-@pytest.mark.usefixtures("inference")
 def test_easycache_saves_as_many_steps_as_without_references(comfy, model, loop):
     comfy.core("nodes_easycache")
-    without = counted(comfy, referring(model, comfy=comfy), prompts(loop))
+    without = counted(comfy, referring(comfy, model), prompts(loop))
     conds = with_persons(prompts(loop), images(1), voices(1))
-    with_references = counted(comfy, referring(model, comfy=comfy, video_cfg=1.5, audio_cfg=2.0), conds)
+    with_references = counted(comfy, referring(comfy, model, video_cfg=1.5, audio_cfg=2.0), conds)
     passes = 2  # the batch of positive and negative, and that of both without references
     assert 0 < without < 6
     assert with_references <= passes * without
 
 
-@pytest.mark.usefixtures("inference")
 def test_guidance_by_references_in_a_part_of_the_schedule(comfy, model, loop):
     """Where a modality is not guided, it is not guided by references either; a step of nothing takes one pass."""
     conds = with_persons(prompts(loop), images(1), voices(1))
-    between = {"start": 0.1, "end": 0.2}  # the steps are at 0, 0.25, 0.5 and 0.75
-    never = {f"{part}_{end}_percent": at for part in ("video", "audio") for end, at in between.items()}
-    off = referring(model, comfy=comfy, video_cfg=1.5, audio_cfg=2.0, **never)
-    plain = referring(model, comfy=comfy, **never)
+    never = {"video": (0.1, 0.2), "audio": (0.1, 0.2)}  # the steps are at 0, 0.25, 0.5 and 0.75
+    off = referring(comfy, model, video_cfg=1.5, audio_cfg=2.0, **never)
+    plain = referring(comfy, model, **never)
     assert_equal(ksampler(comfy, off, conds), ksampler(comfy, plain, conds), 0.0)
-    on = referring(model, comfy=comfy, video_cfg=1.5, audio_cfg=2.0)
+    on = referring(comfy, model, video_cfg=1.5, audio_cfg=2.0)
     assert not torch.equal(ksampler(comfy, on, conds)[0], ksampler(comfy, plain, conds)[0])
 
 
-@pytest.mark.usefixtures("inference")
 def test_a_batch_has_the_same_persons(comfy, model, loop):
     """Each clip is as it would be alone, from its own noise."""
     conds = with_persons(prompts(loop), images(1), voices(1))
-    guided = referring(model, comfy=comfy, video_cfg=1.5, audio_cfg=2.0)
+    guided = referring(comfy, model, video_cfg=1.5, audio_cfg=2.0)
     both = ksampler(comfy, guided, conds, empty(batch=2), steps=2)
     first = ksampler(comfy, guided, conds, steps=2)
     assert both[0].shape[0] == 2
@@ -157,7 +137,6 @@ def test_a_batch_has_the_same_persons(comfy, model, loop):
     assert first[0].shape[0] == 1
 
 
-@pytest.mark.usefixtures("inference")
 def test_references_have_the_timestep_of_the_noise_whatever_a_mask_preserves(comfy, model, loop, monkeypatch):
     conds = with_persons(prompts(loop), images(2), voices(1))
     masks = [torch.zeros(1, 1, 4, 1, 1), torch.zeros(1, 1, 21)]
@@ -172,7 +151,6 @@ def test_references_have_the_timestep_of_the_noise_whatever_a_mask_preserves(com
         assert of_audio[0].tolist() == pytest.approx([0] * 21 + [t.item()] * 3)  # the audio is preserved
 
 
-@pytest.mark.usefixtures("inference")
 def test_every_context_window_has_the_persons(comfy, model, loop, monkeypatch):
     shapes = ((1, 48, 9, 6, 8), (1, 20, 43))
     seen = []
@@ -191,7 +169,6 @@ def test_every_context_window_has_the_persons(comfy, model, loop, monkeypatch):
     assert all(given == [(1, 48, 1, 6, 8)] for _, given in seen)
 
 
-@pytest.mark.usefixtures("inference")
 def test_memory_counts_references(comfy, model, loop):
     import comfy.conds
 
@@ -279,7 +256,6 @@ def test_prompts_with_different_persons_are_refused(comfy):
         person(comfy, one.args[0], PROMPT, face=random_frames(1), voice=tone(1.0))
 
 
-@pytest.mark.usefixtures("inference")
 @pytest.mark.parametrize(
     ("faces", "message"),
     [
@@ -295,8 +271,7 @@ def test_a_reference_latent_of_another_size_is_refused(comfy, model, loop, faces
         ksampler(comfy, model, conds, steps=1)
 
 
-@pytest.mark.usefixtures("inference")
 @pytest.mark.parametrize(("scales", "what"), [({"video_cfg": 1.5}, "face"), ({"audio_cfg": 2.0}, "voice")])
 def test_guidance_by_a_reference_that_is_not_there_is_refused(comfy, model, loop, scales, what):
     with pytest.raises(ValueError, match=f"_reference_cfg of .*, but the positive prompt has no {what}"):
-        ksampler(comfy, referring(model, comfy=comfy, **scales), prompts(loop), steps=1)
+        ksampler(comfy, referring(comfy, model, **scales), prompts(loop), steps=1)

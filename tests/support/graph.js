@@ -7,8 +7,6 @@
         const lowest = widgets.map(widget => node.pos[1] + (widget.y ?? 0) + (widget.computedHeight ?? 0));
         return {
             title: node.title,
-            type: node.type,
-            colour: node.bgcolor,
             bounds: [left, top, right, Math.max(bottom, ...lowest)],
         };
     });

@@ -5,6 +5,8 @@ ComfyUI is imported where it is needed, since it must be started first (fixture 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -38,8 +40,11 @@ def prompts(loop):
     return [[loop["cond.positive"][None], {}]], [[torch.cat(texts, dim=-1), {}]]
 
 
-def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0, 1.0), audio=(0.0, 1.0)):
-    """Return the MODEL after Ovi Guidance, whose negative pass skips the blocks `skip` from `start` to `end`."""
+def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0, 1.0), audio=(0.0, 1.0), **more):
+    """Return the MODEL after Ovi Guidance, whose negative pass skips the blocks `skip` from `start` to `end`.
+
+    `more` are inputs that graphs may leave out.
+    """
     (guided,) = comfy.run(
         "OviGuidance",
         model=model,
@@ -51,6 +56,7 @@ def guide(comfy, model, audio_cfg=3.0, skip="1", start=0.0, end=1.0, video=(0.0,
         video_end_percent=video[1],
         audio_start_percent=audio[0],
         audio_end_percent=audio[1],
+        **more,
     )
     return guided
 
@@ -120,6 +126,18 @@ def assert_equal(got, expected, atol):
     """Compare two sequences of tensors, to an absolute tolerance."""
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, atol=atol, rtol=0.0)
+
+
+@contextmanager
+def counted_passes(model):
+    """Yield a list that gets an entry for each pass of a MODEL."""
+    passes = []
+    block = model.model.diffusion_model.video_model.blocks[0]
+    handle = block.norm1.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 class TimestepSpy:

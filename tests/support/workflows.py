@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from . import ROOT, tiny
@@ -26,6 +27,11 @@ def every_node(graph: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the nodes of a graph in UI form, with those of its subgraphs."""
     subgraphs = graph.get("definitions", {}).get("subgraphs", [])
     return graph["nodes"] + [node for subgraph in subgraphs for node in subgraph["nodes"]]
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two rectangles, as left, top, right and bottom, have a part in common."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def meaning(prompt: dict[str, Any]) -> list[Any]:

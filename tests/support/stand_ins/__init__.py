@@ -28,11 +28,11 @@ SENTENCES = (
 )
 
 
-TEXT_DIM = 64
+TEXT_DIM = 64  # the width of the tiny text encoder
 
 
-def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
-    """Return a random two-layer UMT5 of ComfyUI's own class, `text_dim` wide, with a tokenizer trained on the spot."""
+def tiny_clip() -> comfy.sd.CLIP:
+    """Return a random two-layer UMT5 of ComfyUI's own class, with a tokenizer trained on the spot."""
     proto = files.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES), model_writer=proto, vocab_size=256, hard_vocab_limit=False,
@@ -40,9 +40,9 @@ def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
     )  # fmt: skip
     spiece = torch.frombuffer(bytearray(proto.getvalue()), dtype=torch.uint8)
     config = {
-        "d_model": text_dim,
-        "d_ff": 2 * text_dim,
-        "d_kv": text_dim // 4,
+        "d_model": TEXT_DIM,
+        "d_ff": 2 * TEXT_DIM,
+        "d_kv": TEXT_DIM // 4,
         "num_heads": 4,
         "num_layers": 2,
         "vocab_size": sentencepiece.SentencePieceProcessor(model_proto=proto.getvalue()).vocab_size(),
@@ -52,7 +52,7 @@ def tiny_clip(text_dim: int, seed: int) -> comfy.sd.CLIP:
         tokenizer_data={"spiece_model": spiece},
         model_options={"umt5xxl_model_config": config},
     )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     weights = clip.cond_stage_model.umt5xxl.transformer.state_dict()
     for key, value in weights.items():
         if value.ndim == 1:  # RMS norms
@@ -71,7 +71,7 @@ def load_tiny_for_empty(loader: nodes.CLIPLoader, clip_name: str, *args: Any, **
     """Load a text encoder as core does, and the tiny one for an empty file."""
     if Path(folder_paths.get_full_path_or_raise("text_encoders", clip_name)).stat().st_size:
         return load_clip(loader, clip_name, *args, **options)
-    return (tiny_clip(TEXT_DIM, 0),)
+    return (tiny_clip(),)
 
 
 nodes.CLIPLoader.load_clip = load_tiny_for_empty
