@@ -87,13 +87,23 @@ def prompt_style_input(styles: list[str], addition: str = "") -> io.Input:
         options=styles,
         default=PROMPT_STYLE,
         tooltip="The checkpoint's prompt format: 720x720_5s (model.safetensors) was trained with <AUDCAP>, the 960x960 "
-        f"checkpoints with 'Audio:'.{addition}",
+        f"checkpoints with 'Audio:', DreamID-Omni with numbered persons.{addition}",
     )
 
 
-def text_input(name: str, default: str, tooltip: str, *, multiline: bool = True) -> io.Input:
-    """Return an input for a prompt or a part of one."""
-    return io.String.Input(name, multiline=multiline, dynamic_prompts=True, default=default, tooltip=tooltip)
+def text_input(
+    name: str, default: str, tooltip: str, *, multiline: bool = True, advanced: bool | None = None
+) -> io.Input:
+    """Return an input for a prompt or a part of one; an advanced one may be absent from a graph."""
+    return io.String.Input(
+        name,
+        multiline=multiline,
+        dynamic_prompts=True,
+        default=default,
+        tooltip=tooltip,
+        advanced=advanced,
+        optional=bool(advanced),
+    )
 
 
 def seconds_input(name: str, tooltip: str) -> io.Input:

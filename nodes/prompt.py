@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..ovi import geometry, parts, prompt
+from ..ovi import parts, prompt
 from ..ovi.config import TEXT_LEN
 from ..ovi.native.text import tokenize
 from .inputs import length_input, prompt_style_input, text_input
@@ -21,7 +21,7 @@ SOUND = "A calm female voice close to the microphone, waves and wind around it."
 
 
 class OviPrompt(io.ComfyNode):
-    """Build one prompt from scene, speech and sound, in the form that a checkpoint was trained on."""
+    """Build one prompt from its parts, in the form that a checkpoint was trained on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -48,9 +48,20 @@ class OviPrompt(io.ComfyNode):
                     SOUND,
                     "What is heard: voices, noises, music. Leave empty to let Ovi choose.",
                 ),
-                prompt_style_input(list(geometry.VARIANTS)),
+                prompt_style_input(list(parts.STYLES)),
                 length_input(1, "Length of the clip in frames at 24 per second, to check that the speech fits."),
                 io.Clip.Input("clip", optional=True, tooltip="UMT5-XXL, to count the tokens of the prompt."),
+                text_input(
+                    "persons",
+                    "",
+                    "For the style dreamid-omni: one line per person, 'name: description', in the order of the 'Ovi "
+                    "Person' nodes. The other fields may then use the names.",
+                    advanced=True,
+                ),
+                text_input(
+                    "looks", "", "For the style dreamid-omni: what the persons look like and wear.", advanced=True
+                ),
+                text_input("actions", "", "For the style dreamid-omni: what the persons do.", advanced=True),
             ],
             outputs=[io.String.Output("prompt", display_name="prompt", tooltip="Connect to 'Ovi Text Encode'.")],
             hidden=[io.Hidden.unique_id],
@@ -58,10 +69,19 @@ class OviPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, scene: str, speech: str, sound: str, prompt_style: str, length: int, clip: Any = None
+        cls,
+        scene: str,
+        speech: str,
+        sound: str,
+        prompt_style: str,
+        length: int,
+        clip: Any = None,
+        persons: str = "",
+        looks: str = "",
+        actions: str = "",
     ) -> io.NodeOutput:
         """Compose the prompt, and show its speaking time and token count on the node."""
-        text, changes, doubts = parts.read(scene, speech, sound, prompt_style)
+        text, changes, doubts = parts.read(scene, speech, sound, prompt_style, persons, looks, actions)
         notes = (prompt.speech_note(text, length), *changes, *doubts)
         if clip is not None:
             _, of_text = tokenize(clip, text)

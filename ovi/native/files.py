@@ -9,6 +9,8 @@ from torch import Tensor
 
 from .. import files
 
+SAFETENSORS_ENDINGS = (".safetensors", ".sft")  # of files that ComfyUI reads as such
+
 
 def read(path: str | Path, source: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors or a PyTorch file; `source` says where to get such a file.
@@ -17,7 +19,7 @@ def read(path: str | Path, source: str = "") -> tuple[dict[str, Tensor], dict[st
     """
     kind = files.check(Path(path), source)
     ending = Path(path).suffix.lower()
-    if (kind == files.SAFETENSORS) != (ending in (".safetensors", ".sft")):
+    if (kind == files.SAFETENSORS) != (ending in SAFETENSORS_ENDINGS):
         needed = ".safetensors" if kind == files.SAFETENSORS else ".pt"
         raise ValueError(f"{files.shown(path)} is a {kind} file; rename it so that it ends in {needed}.")
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from .. import checkpoint, geometry, quantised
-from ..files import joined, naming, shards
+from ..config import OviConfig
+from ..files import MappedFile, joined, naming, shards
 from ..media import check_finite, is_finite
+from ..model import OviModel
 from . import gguf
-from .files import read
+from .files import SAFETENSORS_ENDINGS, read
 from .latent import check_latent
 from .model import Ovi, OviSupported
 
@@ -35,7 +38,7 @@ def load(
     files are not a complete, valid Ovi model.
     """
     options = dict(model_options or {})
-    parts = [_read(path) for path in paths]
+    parts, mapped = zip(*map(_read, paths), strict=True)
     with naming(*map(Path, paths)):
         sd, _, config = checkpoint.assemble(map(joined, parts))
         formats = quantised.formats(sd)
@@ -62,7 +65,8 @@ def load(
     supported.quant_config = comfy.utils.detect_layer_quantization(sd, "")
     load_device = options.get("load_device", comfy.model_management.get_torch_device())
     offload_device = options.get("offload_device", comfy.model_management.unet_offload_device())
-    supported.set_inference_dtype(*_dtypes(sd, supported, options.get("dtype"), load_device))
+    dtype, manual_cast = _dtypes(sd, supported, options.get("dtype"), load_device)
+    supported.set_inference_dtype(dtype, manual_cast)
     supported.custom_operations = ggml.GGMLOps if ggml else options.get("custom_operations")
     if options.get("fp8_optimizations"):
         supported.optimizations["fp8"] = True
@@ -73,17 +77,52 @@ def load(
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
-    model.load_model_weights(gguf.packed(sd), "", assign=patcher.is_dynamic())
+    narrowed = _narrow(sd, config, dtype, list(chain(*mapped)))
+    model.load_model_weights(gguf.packed(sd), "", assign=narrowed or patcher.is_dynamic())
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
     patcher.cached_patcher_init = (load, (paths, options))
     return ggml.GGUFModelPatcher.clone(patcher) if ggml else patcher
 
 
-def _read(path: str) -> list[tuple[dict[str, Tensor], dict[str, str]]]:
-    """Return the tensors and the metadata of a file, or of each shard whose first one it is."""
+def _read(path: str) -> tuple[list[tuple[dict[str, Tensor], dict[str, str]]], list[MappedFile]]:
+    """Return the tensors and the metadata of a file, or of each shard whose first one it is; and what of it is mapped.
+
+    That is every safetensors file in float32, which `_narrow` reads a tensor at a time: ComfyUI's own reader cannot
+    release a part of a file.
+    """
     if gguf.is_gguf(path):
-        return [gguf.read(path)]
-    return [read(file, checkpoint.WHERE) for file in shards(Path(path))]
+        return [gguf.read(path)], []
+    parts, mapped = [], []
+    for file in shards(Path(path)):
+        tensors, metadata = read(file, checkpoint.WHERE)
+        if file.suffix.lower() in SAFETENSORS_ENDINGS and _is_wide(tensors.values()):
+            mapped.append(MappedFile(file))
+            tensors = mapped[-1].tensors
+        parts.append((tensors, metadata))
+    return parts, mapped
+
+
+def _is_wide(tensors: Collection[Tensor]) -> bool:
+    """Whether more than half of a file is in float32 or float64; in others, norms and scales may be."""
+    wide = sum(tensor.nbytes for tensor in tensors if tensor.dtype in (torch.float32, torch.float64))
+    return 2 * wide > sum(tensor.nbytes for tensor in tensors)
+
+
+def _narrow(sd: dict[str, Tensor], config: OviConfig, dtype: torch.dtype, mapped: Sequence[MappedFile]) -> bool:
+    """Convert mapped files to the model's dtypes if those are smaller; return whether they are.
+
+    Tensors are read and released one by one, so of a file of 47 GB in float32 memory holds the 23 GB of the result and
+    the largest tensor. Afterwards no tensor is on the disk any more.
+    """
+    if not mapped or dtype.itemsize >= torch.float32.itemsize:
+        return False
+    wanted = OviModel(config, device="meta", dtype=dtype).state_dict()
+    for key, tensor in sd.items():
+        wide = tensor.is_floating_point() and key in wanted and tensor.itemsize > wanted[key].itemsize
+        sd[key] = tensor.to(wanted[key].dtype if wide else tensor.dtype, copy=True)
+        for file in mapped:
+            file.release()
+    return True
 
 
 def _dtypes(

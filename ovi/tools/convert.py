@@ -40,7 +40,8 @@ class Format(NamedTuple):
     options: Mapping[str, Any] = {}
 
 
-FORMATS = {
+FORMATS: Mapping[str, Format | None] = {
+    "bf16": None,  # not quantised
     "fp8": Format("float8_e4m3fn", "TensorCoreFP8Layout", {"scale": "recalculate"}),
     "nvfp4": Format("nvfp4", "TensorCoreNVFP4Layout"),
     "mxfp8": Format("mxfp8", "TensorCoreMXFP8Layout"),
@@ -79,8 +80,8 @@ def split(model_path: Path, video: Path, audio: Path) -> Job:
     return Job(outputs, metadata, sources)
 
 
-def quantize(model_path: Path, out: Path, form: Format) -> Job:
-    """Quantise the matrices of the blocks to 8 or 4 bits and convert the rest to bfloat16, as ComfyUI loads them."""
+def quantize(model_path: Path, out: Path, form: Format | None) -> Job:
+    """Convert a model to bfloat16, with the matrices of the blocks quantised to 8 or 4 bits, as ComfyUI loads them."""
     model, metadata, sources = _model(model_path)
     if quantised := [key for key, tensor in model.items() if tensor.itemsize == 1]:
         raise ValueError(
@@ -88,7 +89,7 @@ def quantize(model_path: Path, out: Path, form: Format) -> Job:
             "choose a file in bf16, fp16 or fp32."
         )
     parts = [
-        _quantised(key, tensor, form) if MATRIX.fullmatch(key) else _bfloat16(key, tensor)
+        _quantised(key, tensor, form) if form and MATRIX.fullmatch(key) else _bfloat16(key, tensor)
         for key, tensor in model.items()
     ]
     return Job({out: parts}, metadata, sources)

@@ -58,6 +58,27 @@ def test_pasted_parts_are_read_and_said(comfy):
     assert run_parts(comfy, "He says hi <E>", "", "")[1][1:] == ['"<E>" closes no speech: write <S>words<E>']
 
 
+def test_a_caption_is_written_from_persons(comfy):
+    parts = {"scene": "A pier.", "speech": "Tom: Ada, run!", "sound": ""}
+    persons = {"persons": "Tom: A tall man\nAda: An old woman", "looks": "Tom is soaked.", "actions": "Tom sees Ada."}
+
+    def run(style):
+        output = comfy.node["OviPrompt"].execute(**parts, **persons, prompt_style=style, length=121)
+        return output.args[0], output.ui.as_dict()["text"][0].splitlines()
+
+    caption, shown = run("dreamid-omni")
+    assert caption.splitlines() == [
+        "<img1>: A tall man is identified as <sub1>.",
+        "<img2>: An old woman is identified as <sub2>.",
+        "**Overall Environment/Scene**: A pier.",
+        "**Main Characters/Subjects Appearance**: <sub1> is soaked.",
+        "**Main Characters/Subjects Actions**: <sub1> sees <sub2>.",
+        "<sub1> says, <S>Ada, run!<E>",
+    ]
+    assert shown == ["Speech: 2 words, about 0.8 s of the clip's 5.0 s"]
+    assert run("960x960_5s")[1][1:] == ["Persons, looks and actions are not read: only dreamid-omni has them"]
+
+
 def test_text_encode_reads_and_names_the_tags(comfy, clip):
     def encode(prompt, style="720x720_5s"):
         output = comfy.node["OviTextEncode"].execute(

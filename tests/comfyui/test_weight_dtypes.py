@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 
+from bench.files import write_float32
+from ovi.config import OviConfig
+from support import golden_model
 from support.sampling import assert_equal, error, guide, ksampler, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -57,3 +61,32 @@ def test_weight_dtype(comfy, load, golden_file, model, loop, name):
         assert expected.least <= error([got], [wanted]) <= expected.most
     if name == "default":
         assert_equal((video, audio), plain, 0.0)
+
+
+def test_bfloat16_of_a_float32_file(comfy):
+    """As a GPU loads it by default."""
+    loaded = comfy.module("ovi.native").load([str(golden_model.MODEL)], {"dtype": torch.bfloat16})
+    weights, exact = loaded.model.diffusion_model.state_dict(), golden_model.load().state_dict()
+    assert weights.keys() == exact.keys()
+    assert all(torch.equal(weights[key], exact[key].bfloat16()) for key in exact)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can measure a peak anew")
+def test_a_float32_file_is_never_whole_in_memory(comfy, tmp_path):
+    """The largest tensor is of 17 MB; 0.9 GB are mapped."""
+
+    def resident(what):
+        return 1024 * int(re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+    config = OviConfig(
+        dim=1024, num_layers=6, num_heads=8, video_ffn_dim=4096, audio_ffn_dim=4096, audio_patch_dim=256, text_dim=64
+    )
+    write_float32(tmp_path / "float32.safetensors", config)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    loaded = comfy.module("ovi.native").load([str(tmp_path / "float32.safetensors")], {"dtype": torch.bfloat16})
+    weights = loaded.model.diffusion_model.state_dict().values()
+    result = sum(weight.nbytes for weight in weights)
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
+    assert result > 4e8
+    assert resident("VmHWM") - before < result + 1e8

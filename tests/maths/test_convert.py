@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.files import peak, write_float32
 from ovi.checkpoint import AUDIO, VIDEO
 from ovi.config import OviConfig
 from ovi.files import MappedFile
-from ovi.model import OviModel
-from ovi.tools.convert import MATRIX, main
+from ovi.tools.convert import main
 from support import ROOT, golden_model
 
 SD = load_file(golden_model.MODEL)
@@ -207,26 +207,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(bad, capsys, monkeypatch, comm
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """A float32 model of 6 GB whose largest tensors have the size of the release's.
-
-    Numbers that a format would refuse to be zero are not; the others are holes in the file.
-    """
+    """A float32 model of 6 GB whose largest tensors have the size of the release's."""
     widths = {"freq_dim": 90112, "text_dim": 172032, "video_channels": 43008, "audio_patch_dim": 24576}
-    config = OviConfig(dim=1024, num_layers=1, num_heads=8, video_ffn_dim=43008, audio_ffn_dim=64, **widths)
-    header, end = {}, 0
-    for key, tensor in OviModel(config, device="meta").state_dict().items():
-        start, end = end, end + tensor.nbytes
-        header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
     path = tmp_path_factory.mktemp("large") / "large.safetensors"
-    numbers = torch.randn(1024, generator=torch.Generator().manual_seed(0)).numpy().tobytes()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        for key in filter(MATRIX.fullmatch, header):
-            start, end = header[key]["data_offsets"]
-            file.seek(8 + len(text) + start)
-            file.write(numbers * ((end - start) // len(numbers)))
+    write_float32(path, OviConfig(dim=1024, num_layers=1, num_heads=8, video_ffn_dim=43008, audio_ffn_dim=64, **widths))
     assert path.stat().st_size > 6e9
     yield path
     path.unlink()
@@ -238,18 +222,19 @@ def command(*argv):
 
 
 def test_memory_stays_small(large, tmp_path):
-    """Asked of a small process between this one and the command, whose peak would begin with this one's."""
-    code = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
     out = tmp_path / "out"
-    asking = [sys.executable, "-c", code, *command("quantize", large, out, "--format", "fp8")]
-    peak = int(subprocess.run(asking, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)  # in KiB
+    most = peak("-m", "ovi.tools.convert", "quantize", large, out, "--format", "fp8")
     assert out.stat().st_size > 2.9e9
     out.unlink()
-    assert peak * 1024 < 3e9
+    assert most < 3e9
+
+
+def test_bfloat16_is_no_quantisation(tmp_path):
+    assert convert("quantize", golden_model.MODEL, tmp_path / "out", "--format", "bf16") == 0
+    converted = load_file(tmp_path / "out")
+    assert converted.keys() == SD.keys()
+    assert all(torch.equal(converted[key], SD[key].bfloat16()) for key in SD)
+    assert golden_model.metadata(tmp_path / "out") == golden_model.metadata()
 
 
 def test_killed_run_leaves_nothing(large, tmp_path):

@@ -20,7 +20,7 @@ NAME = re.compile(
     r"|\bOvi\b|\bWan\b"
 )
 QUOTED = re.compile(r"(?<!\w)'([^']+)'(?!\w)")  # 'Create Video', 'default'
-MEANT = {"speaker: words"}  # quoted for what it means
+MEANT = {"speaker: words", "name: description"}  # quoted for what it means
 
 
 def texts(language):
