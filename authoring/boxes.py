@@ -95,6 +95,32 @@ IMAGE_TO_VIDEO = replace(
     places=BOXED | {"OviImageToVideo": (1060, 580, 260, 240)},
 )
 
+
+
+def with_persons(title: str, inputs: Sequence[tuple[str, str, str]]) -> Box:
+    """Return a box of a whole workflow with persons, whose faces and voices are its inputs."""
+    persons = list(dict.fromkeys(person for _, person, _ in inputs))
+    width = 330  # of a person's column, in front of the sampler's
+    places = {
+        key: (left + width * len(persons) * (left >= BOXED["CFGGuider"][0]), *rest)
+        for key, (left, *rest) in BOXED.items()
+    }
+    places |= {person: (860 + width * index, 340, 270, 460) for index, person in enumerate(persons)}
+    return replace(
+        TEXT_TO_VIDEO,
+        title=title,
+        members=[*TEXT_TO_VIDEO.members, *persons],
+        inputs=inputs,
+        places=places | {"EmptyOviLatent": (400, 800, 260, 200)},
+    )
+
+
+ONE_PERSON = with_persons("Person to Video (Ovi)", [("face", "23", "face"), ("voice", "23", "voice")])
+TWO_PERSONS = with_persons(  # in the order in which no wires cross
+    "Two Persons to Video (Ovi)",
+    [("face1", "23", "face"), ("voice1", "23", "voice"), ("voice2", "27", "voice"), ("face2", "27", "face")],
+)
+
 SAMPLING = ["RandomNoise", "CFGGuider", "OviUniPCSampler", "OviScheduler", "SamplerCustomAdvanced"]
 SAMPLED = [("latent", "SamplerCustomAdvanced", 0)]
 CONDITIONED = [

@@ -22,9 +22,17 @@ VOCODER = f"{_MMAUDIO}/best_netG.pt"
 UPSCALER = f"{_HUB}/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x2.pth"
 INTERPOLATOR = f"{_HUB}/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/film_net_fp16.safetensors"
 
+_DREAMID = f"{_HUB}/benjiaiplayground/DreamID-Omni-bf16-FP8/resolve/main"
+DREAMID_FP8 = f"{_DREAMID}/dreamid_omni.fp8_e4m3fn.safetensors"
+DREAMID_BF16 = f"{_DREAMID}/dreamid_omni.bf16.safetensors"
+DREAMID_FLOAT32 = f"{_HUB}/XuGuo699/DreamID-Omni/resolve/main/dreamid_omni.safetensors"
+
 SIZES = {  # what a link says after the file's name
     FP8: "12.3 GB, for NVIDIA, AMD and Intel GPUs",
     BF16: "23.3 GB, for GPUs with 24 GB or more, and Apple's",
+    DREAMID_FP8: "11.7 GB, for NVIDIA, AMD and Intel GPUs",
+    DREAMID_BF16: "23.3 GB, for GPUs with 24 GB or more, and Apple's",
+    DREAMID_FLOAT32: "46.6 GB, the release; becomes bf16 while it loads",
     TEXT_ENCODER: "6.7 GB",
     VIDEO_VAE: "1.4 GB",
     AUDIO_VAE: "655 MB",
@@ -35,6 +43,7 @@ OVI = {  # what Ovi needs, by folder of models/; the templates name the first of
     "text_encoders": [TEXT_ENCODER],
     "vae": [VIDEO_VAE, AUDIO_VAE, VOCODER],
 }
+DREAMID = OVI | {"diffusion_models": [DREAMID_FP8, DREAMID_BF16, DREAMID_FLOAT32]}
 LARGER = {"upscale_models": [UPSCALER], "frame_interpolation": [INTERPOLATOR]}
 
 
@@ -47,7 +56,7 @@ def links(folders: Mapping[str, Sequence[str]]) -> str:
     """Return what to download into which folder of ComfyUI's models, with links and sizes."""
     text = ""
     for folder, urls in folders.items():
-        one_of = " (one of them)" if BF16 in urls else ""
+        one_of = " (one of them)" if folder == "diffusion_models" else ""
         text += f"**models/{folder}**{one_of}\n\n"
         for url in urls:
             text += f"- [{file_name(url)}]({url})" + (f": {SIZES[url]}" if url in SIZES else "") + "\n"
@@ -69,6 +78,7 @@ def tree() -> str:
 LINKS = links(OVI)
 LINKS_AND_TREE = LINKS + "**Where they go**\n\n" + tree()
 LINKS_FOR_LARGER = links(OVI | LARGER)
+LINKS_FOR_PERSONS = links(DREAMID)
 
 _PROMPT = (
     "**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end, `Audio:` and a description "
@@ -135,4 +145,23 @@ ABOUT_UPSCALE = (
     "Video* to 24.\n\n"
     "**Memory**: 121 frames of 2560 × 1408 take 5 GB of RAM; interpolating to 48 per second takes 10 GB more.\n\n"
     + _SEED
+)
+_PERSONS = (
+    "**Prompt**: one line for each person, `<img1>: … is identified as <sub1>.`, then scene, appearance and actions; "
+    "spoken words between `<S>` and `<E>`. *Ovi Prompt* writes this form for you from names.\n\n"
+    "**Face**: choose an image in *Load Image* and mark the face in *Crop Image*. **Voice**: a recording of at least 2 "
+    "seconds in which only this person speaks.\n\n"
+)
+_DREAMID_OMNI = (
+    "**Size and length**: 1280 × 704 or 992 × 512, 121 frames: DreamID-Omni was trained on nothing else. Each step is 4 "
+    "passes of the model.\n\n"
+)
+_CONSENT = (
+    "**Consent**: use another person's face or voice only with that person's consent, and label what you generate.\n\n"
+    "**Licence**: code under Apache-2.0; we found none for the weights, which their authors call \"intended for academic "
+    "research and technical demonstration purposes only\". They have not been run with this pack.\n"
+)
+ABOUT_PERSON = _PERSONS + _DREAMID_OMNI + _SEED + _CONSENT
+ABOUT_DIALOGUE = (
+    "**Who is who**: face and voice 1 are `<sub1>` of the prompt, face and voice 2 are `<sub2>`.\n\n" + ABOUT_PERSON
 )

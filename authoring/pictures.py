@@ -21,6 +21,7 @@ from tests.support.workflows import every_node
 from .templates import TEMPLATES
 
 NAMES = {"Ovi 9 Text to Video, All Nodes": "text_to_video_all_nodes"}  # of those that are not named after the prompt
+MEDIA = ("LoadVideo", "LoadAudio")  # whose first value is a file of the user's
 WIDTH = 1800  # pixels of a screenshot, at least
 SCALE = 0.6  # pixels for each unit of the graph, at least: below, the frontend draws no text
 MARGIN = 20  # pixels around the graph
@@ -39,8 +40,8 @@ def main() -> None:
 
 
 def pretend_files(base: Path, graph: dict[str, Any]) -> None:
-    """Make empty files for a graph's models and its video, since the frontend marks missing ones in red."""
-    paths = [base / "input" / node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "LoadVideo"]
+    """Make empty files for a graph's models, video and audio, since the frontend marks missing ones in red."""
+    paths = [base / "input" / node["widgets_values"][0] for node in graph["nodes"] if node["type"] in MEDIA]
     for node in every_node(graph):
         paths += [base / "models" / file["directory"] / file["name"] for file in node["properties"].get("models", ())]
     for path in paths:

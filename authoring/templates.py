@@ -21,19 +21,20 @@ from .boxes import (
     LARGER,
     NEW_AUDIO,
     NEXT_CLIP,
+    ONE_PERSON,
     SAMPLING,
     SCHEDULED,
     SECOND_PASS,
     SIZE_AND_SEED,
     TEXT_TO_VIDEO,
+    TWO_PERSONS,
     WINDOWS,
     YOUR_VIDEO,
     Box,
     Place,
 )
 
-MODELS = {  # node type: its files
-    "OviModelLoader": [notes.FP8],
+MODELS = {  # node type: its files, beside Load Ovi Model
     "CLIPLoader": [notes.TEXT_ENCODER],
     "VAELoader": [notes.VIDEO_VAE],
     "OviAudioVAELoader": [notes.AUDIO_VAE, notes.VOCODER],
@@ -62,13 +63,15 @@ class Template:
     groups: Mapping[str, Sequence[str]]  # by title: the nodes inside
     about: str  # the note on the workflow
     links: str = notes.LINKS  # the note on what to download
+    model: str = notes.FP8  # the file of Load Ovi Model
     boxes: Sequence[Box] = ()
     feeds: Sequence[tuple[str, str, str]] = ()
 
 
 def layout(template: Template) -> dict[str, Any]:
     """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
-    models = {kind: [model_file(url) for url in urls] for kind, urls in MODELS.items()}
+    files = MODELS | {"OviModelLoader": [template.model]}
+    models = {kind: [model_file(url) for url in urls] for kind, urls in files.items()}
     groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
     texts = {notes.MODEL_LINKS: template.links, notes.ABOUT: template.about}
     return asdict(template) | {"groups": groups, "notes": texts, "models": models, "colours": COLOURS}
@@ -86,7 +89,12 @@ def around(places: Sequence[Place]) -> tuple[int, int, int, int]:
 
 def model_file(url: str) -> dict[str, str]:
     """Return what ComfyUI shows of a missing file."""
-    (folder,) = (folder for folder, urls in (notes.OVI | notes.LARGER).items() if url in urls)
+    (folder,) = {
+        folder
+        for folders in (notes.OVI, notes.DREAMID, notes.LARGER)
+        for folder, urls in folders.items()
+        if url in urls
+    }
     file = {"name": notes.file_name(url), "url": url, "directory": folder}
     if digits := HASHES.get(url):
         file |= {"hash": digits, "hash_type": "MD5" if len(digits) == 32 else "SHA256"}
@@ -257,6 +265,43 @@ TEMPLATES = {
         about=notes.ABOUT_NODES,
         links=notes.LINKS_AND_TREE,
         feeds=FEEDS,
+    ),
+    "Ovi Person 1 Face and Voice": Template(
+        prompt="ovi_person",
+        places={
+            notes.MODEL_LINKS: (0, 0, 380, 420),
+            notes.ABOUT: (0, 480, 380, 480),
+            "LoadImage": (420, 0, 224, 320),
+            "ImageCropV2": (674, 0, 224, 420),
+            "LoadAudio": (674, 500, 224, 136),
+            ONE_PERSON.title: (944, 0, 440, 960),
+            "SaveVideo": (1424, 0, 376, 400),
+        },
+        groups={},
+        about=notes.ABOUT_PERSON,
+        links=notes.LINKS_FOR_PERSONS,
+        model=notes.DREAMID_FP8,
+        boxes=[ONE_PERSON],
+    ),
+    "Ovi Person 2 Dialogue": Template(
+        prompt="ovi_dialogue",
+        places={
+            "20": (12, 0, 224, 314),
+            "21": (272, 0, 210, 370),
+            "22": (12, 360, 224, 136),
+            "26": (12, 600, 224, 136),
+            "24": (12, 790, 224, 314),
+            "25": (272, 720, 210, 370),
+            notes.ABOUT: (560, 0, 440, 330),
+            TWO_PERSONS.title: (560, 400, 440, 690),
+            notes.MODEL_LINKS: (1040, 0, 380, 330),
+            "SaveVideo": (1040, 400, 380, 400),
+        },
+        groups={"Person 1": ["20", "21", "22"], "Person 2": ["24", "25", "26"]},
+        about=notes.ABOUT_DIALOGUE,
+        links=notes.LINKS_FOR_PERSONS,
+        model=notes.DREAMID_FP8,
+        boxes=[TWO_PERSONS],
     ),
 }
 BLUEPRINTS = {  # boxes that ComfyUI's search finds, by title: ComfyUI's category for them, and what they do

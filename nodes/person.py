@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..ovi import caption, geometry, image, media
+from ..ovi import caption, geometry, image
 from ..ovi.native import references
 from ..ovi.native.latent import latent_parts
-from ..ovi.native.vae import encode, require_audio_vae, require_video_vae
+from ..ovi.native.vae import encode, encode_voice, require_audio_vae, require_video_vae
 from .inputs import MAX_SECONDS
 from .notes import show
 
@@ -100,8 +100,7 @@ class OviPerson(io.ComfyNode):
             if audio_vae is None:
                 raise ValueError("Ovi Person has a voice but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
             require_audio_vae(audio_vae)
-            wave = media.cut(voice, voice_start, voice_seconds, audio_vae.audio_sample_rate, "voice")
-            encoded_voice = encode(audio_vae, wave.view(1, -1, 1), "voice")
+            encoded_voice = encode_voice(audio_vae, voice, voice_start, voice_seconds)
         styles = {values.get(references.STYLE_KEY, caption.STYLE) for _, values in positive}
         positive, negative, person = references.add_person(positive, negative, encoded_face, encoded_voice)
         given = [f"a {what}" for what, medium in (("face", face), ("voice", voice)) if medium is not None]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+import soundfile
 from playwright.sync_api import Page
 
 from support import GOLDEN, ROOT, browser, tiny
@@ -75,3 +77,11 @@ def input_video(server: Server) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode(None))
     return path
+
+
+@pytest.fixture(scope="session")
+def input_voices(server: Server) -> None:
+    """Recordings of three seconds in ComfyUI's folder of inputs: those that the workflows with persons ask for."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 44100)
+    for name in ("voice", "voice_1", "voice_2"):
+        soundfile.write(server.base / "input" / f"{name}.wav", noise, 44100)

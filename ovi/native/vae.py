@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
+from comfy.ldm.mmaudio.vae.autoencoder import AudioAutoencoder
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -72,6 +74,23 @@ def encode(vae: Any, given: Tensor, what: str) -> Tensor:
     Raises ValueError, naming the input as `what`, where the VAE gives NaN or infinity.
     """
     return _checked(vae.encode(given), what)
+
+
+def encode_voice(vae: Any, voice: Any, start: float, seconds: float) -> Tensor:
+    """Cut `seconds` out of a recording, from `start` on, and encode them: [1, 20, L].
+
+    MMAudio's encoder works at 16 kHz, but ComfyUI's VAE takes 44.1 kHz: a recording at 16 kHz would be resampled twice,
+    and lose its highest frequencies. So its encoder is called as that VAE calls it. Others get their own rate. Raises
+    ValueError where `media.cut` does, and where the VAE gives NaN or infinity.
+    """
+    if not isinstance(vae, comfy.sd.VAE) or not isinstance(vae.first_stage_model, AudioAutoencoder):
+        wave = media.cut(voice, start, seconds, vae.audio_sample_rate, "voice")
+        return encode(vae, wave.view(1, -1, 1), "voice")
+    wave = media.cut(voice, start, seconds, geometry.SAMPLE_RATE, "voice")
+    memory = vae.memory_used_encode((1, 1, len(wave)), vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+    latent = vae.first_stage_model.encode_audio(wave[None].to(vae.device, vae.vae_dtype)).mean
+    return _checked(latent.to(vae.output_device, torch.float32), "voice")
 
 
 def _checked(result: Tensor, what: str) -> Tensor:

@@ -19,7 +19,7 @@ from support.workflows import every_node, overlap
 SCREENSHOTS = ROOT / "output" / "screenshots"
 PACK = "comfyui-ovi"  # the folder's name, by which the Templates dialog lists it
 MAIN = list(TEMPLATES)[:2]
-OPENED_UP = list(TEMPLATES)[-1]
+OPENED_UP = "Ovi 9 Text to Video, All Nodes"
 COMFYUI_S_OWN = ["video_ltx2_3_t2v", "video_wan2_2_14B_t2v"]
 TEMPLATES_OF_COMFYUI = Path(importlib.util.find_spec("comfyui_workflow_templates_json").origin).parent
 SEEDS = """app.graph.nodes.flatMap(node => node.widgets ?? [])
@@ -28,7 +28,7 @@ QUICK = {"EmptyOviLatent": {"width": 64, "height": 64, "length": 5}, "OviSchedul
 HARMLESS = [  # what the console may say
     r"^(Connecting to|Fetch API cannot load) '?https://(huggingface\.co|api\.comfy\.org)/.* Content Security Policy",
     r"^Failed to load resource: .*404.* \S*/(user\.css|api/userdata\S*)$",
-    r"^Failed to load resource: .*404.* \S*/api/view\?type=input&filename=video\.mp4\S*$",  # theirs, not shipped
+    r"^Failed to load resource: .*404.* \S*/api/view\?type=input&filename=(video\.mp4|voice\S*\.wav)\S*$",  # theirs, not shipped
 ]
 
 pytestmark = pytest.mark.browser
@@ -134,7 +134,7 @@ class TestARun:
     """Of a template, with tiny weights."""
 
     @pytest.fixture(params=TEMPLATES, scope="class")
-    def ran(self, request, page, input_video):
+    def ran(self, request, page, input_video, input_voices):
         """A template, opened and run at a small size; its title."""
         browser.open_template(page, PACK, request.param)
         page.evaluate(

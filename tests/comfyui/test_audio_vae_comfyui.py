@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ovi import media
 from support.golden_audio import published_vae, published_vocoder
 
 pytestmark = pytest.mark.comfyui
@@ -72,6 +73,30 @@ def test_encode_gives_the_reference_s_latent(vae, expected):
         latent = model.encode_audio(expected["in.wave_16k"])
     close(latent.mean, expected["out.enc_mean"])
     close(latent.logvar, expected["out.enc_logvar"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "seconds", "same_resampler"),
+    [("mono_16k", 16000, 1.0, True), ("stereo_44k", 44100, 1.0, False), ("short_24k", 24000, 0.6, False)],
+)
+def test_a_voice_as_ovi_person_encodes_it(comfy, vae, golden, name, rate, seconds, same_resampler):
+    """The numbers of DreamID-Omni's code: to the mel's rounding, or as near as another resampler comes."""
+    given = load_file(golden / "dreamid" / "A_preprocess.safetensors")
+    pcm, wave, mel, latent = (given[f"voice.{name}.{part}"] for part in ("pcm", "wave16k", "mel", "latent"))
+    audio = {"waveform": pcm[None] / 2**15, "sample_rate": rate}
+    cut_out = media.cut(audio, 1.0, seconds, 16000, "voice")
+    assert cut_out.shape == wave.shape
+    with torch.inference_mode():
+        heard = vae.first_stage_model.mel_converter(cut_out[None])[0]
+        encoded = comfy.module("ovi.native.vae").encode_voice(vae, audio, 1.0, seconds)[0].mT
+        assert torch.equal(encoded, vae.first_stage_model.encode_audio(cut_out[None]).mean[0].mT)
+    assert encoded.shape == latent.shape
+    if same_resampler:
+        close(cut_out, wave)
+        close(heard, mel)
+        torch.testing.assert_close(encoded, latent, rtol=1e-5, atol=1e-5)
+    else:
+        assert (heard - mel).square().mean().sqrt() < 0.05
 
 
 def test_core_s_nodes_decode_a_batch_and_encode_it_again(comfy, vae, expected):

@@ -80,7 +80,7 @@ def test_notes_explain(path):
     assert ("**Experimental**" in texts[notes.ABOUT]) == any(node["type"] in EXPERIMENTAL for node in nodes)
     for model in (model for node in nodes for model in node["properties"].get("models", [])):
         assert f"[{model['name']}]({model['url']})" in texts[notes.MODEL_LINKS]
-    assert notes.BF16 in texts[notes.MODEL_LINKS]
+    assert any(file in texts[notes.MODEL_LINKS] for file in (notes.BF16, notes.DREAMID_BF16))
 
 
 @pytest.mark.parametrize("title", [title for title in TEMPLATES if "Upscale" not in title])

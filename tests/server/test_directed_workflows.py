@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ovi import geometry
 from support.comfy_server import error
 from support.media import read_clip
-from support.workflows import fitted, id_of, node_of
+from support.workflows import fitted, id_of, ids, node_of
 
 pytestmark = pytest.mark.server
 
@@ -72,26 +72,14 @@ def test_a_second_pass_leaves_the_audio(server):
     np.testing.assert_array_equal(wave, first_wave)
 
 
-def test_a_clip_with_two_persons(server):
+@pytest.mark.usefixtures("input_voices")
+def test_a_dialogue(server):
     """Two faces and two voices, with guidance by both: four passes a step."""
-    prompt = fitted("ovi_text_to_video", width=64, height=96, length=5, steps=2, prompt_style="dreamid-omni")
-    prompt[id_of(prompt, "OviGuidance")]["inputs"] |= {"video_reference_cfg": 1.5, "audio_reference_cfg": 2.0}
-    guider = node_of(prompt, "CFGGuider")["inputs"]
-    shared = {"latent": [id_of(prompt, "EmptyOviLatent"), 0], "vae": [id_of(prompt, "VAELoader"), 0]}
-    shared |= {"audio_vae": [id_of(prompt, "OviAudioVAELoader"), 0], "face": ["face", 0], "voice": ["voice", 0]}
-    shared |= {"voice_start": 1.0, "voice_seconds": 1.0}
-    prompt["face"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
-    prompt["voice"] = {"class_type": "EmptyAudio", "inputs": {"duration": 2.5, "sample_rate": 44100, "channels": 2}}
-    for name in ("first", "second"):
-        inputs = shared | {"positive": guider["positive"], "negative": guider["negative"]}
-        prompt[name] = {"class_type": "OviPerson", "inputs": inputs}
-        guider |= {"positive": [name, 0], "negative": [name, 1]}
+    prompt = fitted("ovi_dialogue", width=64, height=96, length=5, steps=2)
     entry = server.wait(server.queue(prompt))
     assert entry["status"]["status_str"] == "success", error(entry)
     (clip,) = server.files(entry)
     assert read_clip(clip)[0].shape == (5, 96, 64, 3)
-    assert [entry["outputs"][name]["text"] for name in ("first", "second")] == [
-        ["<sub1>: a face and a voice"],
-        ["<sub2>: a face and a voice"],
-    ]
-    assert len(entry["outputs"]["first"]["images"]) == 1
+    persons = [entry["outputs"][key] for key in ids(prompt, "OviPerson")]
+    assert [person["text"] for person in persons] == [["<sub1>: a face and a voice"], ["<sub2>: a face and a voice"]]
+    assert all(len(person["images"]) == 1 for person in persons)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ KEYS = GOLDEN / "full_model_keys.json"
 TEXT_DIM = 64  # the width of the text encoder in stand_ins/
 
 OVI = "diffusion_models/Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors"
+DREAMID = "diffusion_models/dreamid_omni.fp8_e4m3fn.safetensors"
 TEXT_ENCODER = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
@@ -44,6 +46,7 @@ def everything(models: Path) -> None:
         (models / folder).mkdir(parents=True, exist_ok=True)
     (models / TEXT_ENCODER).touch()  # stand_ins/ loads a tiny one for an empty file
     ovi_model(models / OVI)
+    shutil.copy(models / OVI, models / DREAMID)
     video_vae(models / VIDEO_VAE)
     audio_vae(models / AUDIO_VAE, models / VOCODER)
     upscaler(models / UPSCALER)
