@@ -96,7 +96,6 @@ IMAGE_TO_VIDEO = replace(
 )
 
 
-
 def with_persons(title: str, inputs: Sequence[tuple[str, str, str]]) -> Box:
     """Return a box of a whole workflow with persons, whose faces and voices are its inputs."""
     persons = list(dict.fromkeys(person for _, person, _ in inputs))

@@ -153,13 +153,13 @@ _PERSONS = (
     "seconds in which only this person speaks.\n\n"
 )
 _DREAMID_OMNI = (
-    "**Size and length**: 1280 × 704 or 992 × 512, 121 frames: DreamID-Omni was trained on nothing else. Each step is 4 "
-    "passes of the model.\n\n"
+    "**Size and length**: 1280 × 704 or 992 × 512, 121 frames: DreamID-Omni was trained on nothing else. Each step is "
+    "4 passes of the model.\n\n"
 )
 _CONSENT = (
     "**Consent**: use another person's face or voice only with that person's consent, and label what you generate.\n\n"
-    "**Licence**: code under Apache-2.0; we found none for the weights, which their authors call \"intended for academic "
-    "research and technical demonstration purposes only\". They have not been run with this pack.\n"
+    "**Licence**: code under Apache-2.0; we found none for the weights, which their authors call 'intended for "
+    "academic research and technical demonstration purposes only'. They have not been run with this pack.\n"
 )
 ABOUT_PERSON = _PERSONS + _DREAMID_OMNI + _SEED + _CONSENT
 ABOUT_DIALOGUE = (

@@ -88,8 +88,8 @@ def load(
 def _read(path: str) -> tuple[list[tuple[dict[str, Tensor], dict[str, str]]], list[MappedFile]]:
     """Return the tensors and the metadata of a file, or of each shard whose first one it is; and what of it is mapped.
 
-    That is every safetensors file in float32, which `_narrow` reads in stretches: ComfyUI's own reader cannot release a part
-    of a file.
+    That is every safetensors file in float32, which `_narrow` reads in stretches: ComfyUI's own reader cannot release a
+    part of a file.
     """
     if gguf.is_gguf(path):
         return [gguf.read(path)], []
