@@ -16,6 +16,7 @@ from .person import OviPerson
 from .prompt import OviPrompt
 from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
+from .storyboard import OviShot, OviStoryboard
 from .text import OviTextEncode
 
 
@@ -45,4 +46,6 @@ class OviExtension(ComfyExtension):
             OviUniPCSampler,
             OviDecode,
             OviJoin,
+            OviStoryboard,
+            OviShot,
         ]

@@ -14,10 +14,9 @@ from ..ovi import geometry, media
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import decode_audio, decode_video, require_audio_vae, require_video_vae
 from ..ovi.spectrogram import spectrogram
-from .inputs import mismatch
+from .inputs import mismatch, tile_size_input
 from .notes import show
 
-MAX_TILE = 4096  # pixels
 NO_VAE = "Ovi Decode has no VAE connected; it needs the video VAE, the audio VAE, or both."
 
 
@@ -76,15 +75,7 @@ class OviDecode(io.ComfyNode):
                     tooltip="Frames per second of the video that you create from the frames. The audio is trimmed or "
                     "padded with silence to the same duration. Ovi generates 24.",
                 ),
-                io.Int.Input(
-                    "tile_size",
-                    default=0,
-                    min=0,
-                    max=MAX_TILE,
-                    step=geometry.SIZE_MULTIPLE,
-                    tooltip="0 decodes whole frames. If this step runs out of memory, decode in tiles of this many "
-                    "pixels: 512 is a good value.",
-                ),
+                tile_size_input(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The frames, for 'Create Video'."),

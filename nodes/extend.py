@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..ovi import geometry, image, join, media
 from ..ovi.native.joint import JointLatent
 from ..ovi.native.vae import require_vaes
-from .inputs import MAX_SIZE, length_input
+from .inputs import MAX_SIZE, length_input, overlap_input
 from .notes import show
 
 MAX_CLIPS = 100  # ComfyUI's own limit of inputs that grow
@@ -48,14 +49,9 @@ class OviContinue(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The Wan 2.2 VAE."),
                 io.Vae.Input("audio_vae", tooltip="From 'Load Ovi Audio VAE'."),
                 length_input(5, "Length of the next clip in frames at 24 per second, 4n + 1, including the overlap."),
-                io.Float.Input(
-                    "overlap",
-                    default=1.0,
-                    min=0.2,
-                    max=60.0,
-                    step=0.1,
-                    tooltip="Seconds from the end of the clip with which the next one begins. Latents hold 4n + 1 "
-                    "frames: 1 second becomes 25 frames.",
+                overlap_input(
+                    "Seconds from the end of the clip with which the next one begins. Latents hold 4n + 1 frames: 1 "
+                    "second becomes 25 frames."
                 ),
             ],
             outputs=[
@@ -79,7 +75,7 @@ class OviContinue(io.ComfyNode):
         require_vaes(vae, audio_vae)
         video = clip.get_components()
         frames = frames_at_24(video, "clip")
-        shared = join.overlap_frames(overlap)
+        shared = geometry.nearest_frames(overlap)
         if shared > min(len(frames), length - 1):
             raise ValueError(
                 f"The overlap of {overlap:g} s is {shared} frames, but the clip has {len(frames)} and the next one "
@@ -119,10 +115,18 @@ class OviJoin(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "overlap_frames",
-                    default=join.overlap_frames(1.0),
+                    default=geometry.nearest_frames(1.0),
                     min=1,
                     max=MAX_SIZE,
                     tooltip="Frames that each clip shares with the end of the previous one: connect 'Ovi Continue'.",
+                ),
+                io.String.Input(
+                    "cuts",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Numbers of the clips that begin with a cut, separated by commas: they share no frames "
+                    "with the previous one.",
                 ),
             ],
             outputs=[io.Video.Output(tooltip="Connect to 'Save Video', 'Ovi Continue' or 'Get Video Components'.")],
@@ -130,8 +134,11 @@ class OviJoin(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clips: dict[str, Any], overlap_frames: int) -> io.NodeOutput:
+    def execute(cls, clips: dict[str, Any], overlap_frames: int, cuts: str = "") -> io.NodeOutput:
         """Bring the clips to one rate, join video and audio, and show the duration on the node."""
+        begin_anew = join.parse_cuts(cuts, len(clips))
+        overlaps = [0 if number in begin_anew else overlap_frames for number in range(2, len(clips) + 1)]
+        pairs = list(pairwise([0, *overlaps, 0]))  # of each clip: its overlaps with the one before and the one after
         videos = [clip.get_components() for clip in clips.values()]
         frames = [frames_at_24(video, f"video of clip {number}") for number, video in enumerate(videos, start=1)]
         for number, images in enumerate(frames, start=1):
@@ -139,7 +146,7 @@ class OviJoin(io.ComfyNode):
                 sizes = [f"{each.shape[2]}x{each.shape[1]}" for each in (images, frames[0])]
                 raise ValueError(f"Clip {number} is {sizes[0]}, but the first is {sizes[1]}: make them equal.")
             media.check_finite(images, f"video of clip {number}")
-            if len(images) <= overlap_frames:
+            if len(images) <= max(pairs[number - 1]):
                 raise ValueError(
                     f"Clip {number} has {len(images)} frames, no more than the overlap of {overlap_frames}: leave it "
                     "out, or shorten the overlap."
@@ -149,9 +156,9 @@ class OviJoin(io.ComfyNode):
         if tracks := [video.audio for video in videos if video.audio is not None]:
             rate = media.sample_rate(tracks[0], "audio of the first clip with audio")
             waves = join.match_waves([video.audio for video in videos], rate)
-            waveform = join.join_waves(waves, lengths, overlap_frames, rate)[None]
+            waveform = join.join_waves(waves, lengths, overlaps, rate)[None]
             audio = {"waveform": waveform, "sample_rate": rate}
-        images = join.join_frames(frames, overlap_frames)
+        images = join.join_frames(frames, overlaps)
         joined = Types.VideoComponents(images=images, audio=audio, frame_rate=Fraction(geometry.FPS))
         note = f"{len(images)} frames, {geometry.seconds(len(images)):.2f} s"
         return io.NodeOutput(InputImpl.VideoFromComponents(joined), ui=show(cls, [note]))

@@ -13,6 +13,7 @@ WIDTH, HEIGHT, LENGTH = 1280, 704, 121  # pixels, pixels, frames
 MAX_SIZE = 16384  # ComfyUI's own limit of sizes and lengths
 MAX_BATCH = 64
 MAX_SECONDS = 10_000.0
+MAX_TILE = 4096  # pixels
 MAX_STRENGTH = 100.0  # ComfyUI's own limit of a LoRA's strength
 PROMPT_STYLE = "960x960_5s"
 NO_SECOND_FILE = "none"  # where the first file of a model holds both towers
@@ -109,6 +110,49 @@ def text_input(
 def seconds_input(name: str, tooltip: str) -> io.Input:
     """Return an input for a time in a clip, or a part of one."""
     return io.Float.Input(name, default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+
+
+def overlap_input(tooltip: str) -> io.Input:
+    """Return an input for the time that a clip shares with the one that it continues."""
+    return io.Float.Input("overlap", default=1.0, min=0.2, max=60.0, step=0.1, tooltip=tooltip)
+
+
+def tile_size_input() -> io.Input:
+    """Return an input for decoding in tiles."""
+    return io.Int.Input(
+        "tile_size",
+        default=0,
+        min=0,
+        max=MAX_TILE,
+        step=geometry.SIZE_MULTIPLE,
+        tooltip="0 decodes whole frames. If this step runs out of memory, decode in tiles of this many pixels: 512 is "
+        "a good value.",
+    )
+
+
+def voice_inputs() -> list[io.Input]:
+    """Return inputs for the part of a recording that a person's voice is taken from."""
+    return [
+        io.Float.Input(
+            "voice_start",
+            default=1.0,
+            min=0.0,
+            max=MAX_SECONDS,
+            step=0.1,
+            round=0.01,
+            tooltip="Where in the recording the voice is taken from, in seconds. DreamID-Omni was trained on the "
+            "second second.",
+        ),
+        io.Float.Input(
+            "voice_seconds",
+            default=1.0,
+            min=0.1,
+            max=10.0,
+            step=0.1,
+            round=0.01,
+            tooltip="How much of the recording is used. DreamID-Omni was trained on 1 second.",
+        ),
+    ]
 
 
 def regenerated_inputs() -> list[io.Input]:

@@ -11,7 +11,7 @@ from ..ovi import caption, geometry, image
 from ..ovi.native import references
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import encode, encode_voice, require_audio_vae, require_video_vae
-from .inputs import MAX_SECONDS
+from .inputs import voice_inputs
 from .notes import show
 
 
@@ -33,25 +33,7 @@ class OviPerson(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From 'Ovi Text Encode', or from the person before."),
                 io.Conditioning.Input("negative", tooltip="From 'Ovi Text Encode', or from the person before."),
                 io.Latent.Input("latent", tooltip="The latent that is sampled: it gives the size."),
-                io.Float.Input(
-                    "voice_start",
-                    default=1.0,
-                    min=0.0,
-                    max=MAX_SECONDS,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Where in the recording the voice is taken from, in seconds. DreamID-Omni was trained on "
-                    "the second second.",
-                ),
-                io.Float.Input(
-                    "voice_seconds",
-                    default=1.0,
-                    min=0.1,
-                    max=10.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How much of the recording is used. DreamID-Omni was trained on 1 second.",
-                ),
+                *voice_inputs(),
                 io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for the face."),
                 io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for the voice."),
                 io.Image.Input(

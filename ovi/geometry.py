@@ -45,6 +45,11 @@ def frames(video_latents: int) -> int:
     return (video_latents - 1) * FRAMES_PER_LATENT + 1
 
 
+def nearest_frames(seconds: float) -> int:
+    """Return the number of frames, 4n + 1 as latents hold from the start of a clip, nearest to `seconds`: 1 → 25."""
+    return frames(round((seconds * FPS - 1) / FRAMES_PER_LATENT) + 1)
+
+
 def audio_latents(frames: int, fps: float = FPS) -> int:
     """Return the audio latents of a clip: 157 for the 121 frames of a 5-second clip, 314 for 241."""
     return round((frames - 1) * AUDIO_LATENT_RATE / fps + 1)

@@ -111,16 +111,27 @@ def compose(scene: str, speech: str, sound: str, style: str) -> str:
     return parts.read(scene, speech, sound, style).text
 
 
+def speech_seconds(text: str) -> float:
+    """Return how long the words between <S> and <E> take, about."""
+    words, characters = _spoken(text)
+    return words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND
+
+
 def speech_note(text: str, frames: int) -> str:
     """Say how long the words between <S> and <E> take, compared with a clip of `frames`."""
-    turns = (turn.partition(tags.END_SPEECH) for turn in text.split(tags.SPEECH)[1:])
-    speech, characters = _CHARACTER.subn(" ", " ".join(words for words, end, _ in turns if end))
-    words = len(re.findall(r"\w\S*", speech))  # anything with a letter or a digit
-    spoken, duration = words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND, seconds(frames)
+    words, characters = _spoken(text)
+    spoken, duration = speech_seconds(text), seconds(frames)
     amounts = ((words, "word"), (characters, "character"))
     counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
     note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {duration:.1f} s"
     return f"{note}: too many, so shorten them or lengthen the clip" if spoken > duration else note
+
+
+def _spoken(text: str) -> tuple[int, int]:
+    """Count the words between <S> and <E>, and the characters of languages without spaces between words."""
+    turns = (turn.partition(tags.END_SPEECH) for turn in text.split(tags.SPEECH)[1:])
+    speech, characters = _CHARACTER.subn(" ", " ".join(words for words, end, _ in turns if end))
+    return len(re.findall(r"\w\S*", speech)), characters  # a word is anything with a letter or a digit
 
 
 def clean(text: str) -> str:

@@ -32,6 +32,12 @@ class Guidance:
         """Return which modalities are guided in a step at `sigma` [B]."""
         return Guided(self.video.contains(sigma), self.audio_cfg != 1.0 and self.audio.contains(sigma))
 
+    def passes(self, sigma: Tensor, cfg: float) -> int:
+        """Return the passes of the model in a step at `sigma` [B], where the sampler's own scale is `cfg`."""
+        negative = (cfg, self.audio_cfg) != (1.0, 1.0) and any(self.at(sigma))  # else core leaves it out
+        ranges = (self.video_reference_cfg, self.video), (self.audio_reference_cfg, self.audio)
+        return 1 + negative + sum(bool(scale) and when.contains(sigma) for scale, when in ranges)
+
     def predict_needed(self, args: Mapping[str, Any]) -> list[Tensor]:
         """Predict without the negative prompt where nothing is guided, and without references where they are.
 
@@ -123,6 +129,14 @@ def guide(
     # First, because it replaces the audio: what other nodes do to the guided result has to come after.
     _move_last_to_front(options["sampler_post_cfg_function"])
     return model
+
+
+def passes(model: comfy.model_patcher.ModelPatcher, cfg: float, sigmas: Tensor) -> int:
+    """Return the passes of a MODEL over a schedule, with a CFGGuider's `cfg` and one call of the model in each step."""
+    hooks = model.model_options.get("sampler_post_cfg_function", [])
+    found = [hook.__self__ for hook in hooks if isinstance(getattr(hook, "__self__", None), Guidance)]
+    steps = sigmas[:-1]
+    return sum(found[0].passes(sigma[None], cfg) for sigma in steps) if found else len(steps) * (1 + (cfg != 1.0))
 
 
 def _predict(args: Mapping[str, Any]) -> list[Tensor]:

@@ -28,7 +28,7 @@ QUICK = {"EmptyOviLatent": {"width": 64, "height": 64, "length": 5}, "OviSchedul
 HARMLESS = [  # what the console may say
     r"^(Connecting to|Fetch API cannot load) '?https://(huggingface\.co|api\.comfy\.org)/.* Content Security Policy",
     r"^Failed to load resource: .*404.* \S*/(user\.css|api/userdata\S*)$",
-    r"^Failed to load resource: .*404.* \S*/api/view\?type=input&filename=(video\.mp4|voice\S*\.wav)\S*$",  # not shipped
+    r"^Failed to load resource: .*404.* \S*/api/view\?type=input&filename=(video\.mp4|voice\S*\.wav)\S*$",  # the user's
 ]
 
 pytestmark = pytest.mark.browser

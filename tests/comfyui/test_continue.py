@@ -31,8 +31,9 @@ def go_on(comfy, clip, length=13, overlap=0.2):
     return *output.args, text.splitlines()
 
 
-def joined(comfy, *clips, overlap=25):
-    (clip,) = comfy.run("OviJoin", clips={f"clip{i}": clip for i, clip in enumerate(clips)}, overlap_frames=overlap)
+def joined(comfy, *clips, overlap=25, **more):
+    clips = {f"clip{i}": clip for i, clip in enumerate(clips)}
+    (clip,) = comfy.run("OviJoin", clips=clips, overlap_frames=overlap, **more)
     return clip.get_components()
 
 
@@ -84,7 +85,7 @@ def test_three_clips_of_121_frames(comfy):
         whole[frame] = 1
         beat[..., round(frame / 24 * RATE)] = 1
     lengths = (121, 121, 121)
-    *begins, _ = starts(lengths, 25)
+    *begins, _ = starts(lengths, [25, 25])
     clips = [
         video(whole[begin : begin + 121], {"waveform": wave[None], "sample_rate": RATE})
         for begin, wave in zip(begins, slices(beat[0], lengths, 25, RATE), strict=True)
@@ -137,6 +138,17 @@ def test_clips_that_do_not_join(comfy):
         joined(comfy, video(random_frames(30)), video(random_frames(30, 64)))
     with pytest.raises(ValueError, match="Clip 3 has 25 frames, no more than the overlap of 25"):
         joined(comfy, *(video(random_frames(count)) for count in (30, 30, 25)))
+
+
+def test_a_cut_between_clips(comfy):
+    """The third begins anew, so it may be as short as it likes; every frame and sample of it is there."""
+    frames = random_frames(30)
+    clips = [video(part, tone(len(part) / 24)) for part in (frames[:13], frames[8:26], frames[26:])]
+    made = joined(comfy, *clips, overlap=5, cuts="3")
+    assert_equal([made.images], [frames], 1e-6)
+    assert made.audio["waveform"].shape[-1] == round(30 / 24 * RATE)
+    with pytest.raises(ValueError, match="Clip 3 has 4 frames, no more than the overlap of 5"):
+        joined(comfy, *clips, overlap=5, cuts="2")
 
 
 CLIP, TONE = random_frames(30), tone(30 / 24)

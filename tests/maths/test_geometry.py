@@ -116,3 +116,8 @@ def test_what_the_note_says_to_try_fits(clip, variant):
     said = geometry.fit_note(*clip, variant.frames)
     width, height = said.rsplit(" ", 1)[1].split("x")
     assert "no checkpoint" not in geometry.fit_note(int(width), int(height), 121)
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.2, 5), (0.5, 13), (1.0, 25), (1.04, 25), (2.0, 49), (5.0, 121)])
+def test_seconds_are_the_nearest_frames_that_latents_hold(seconds, frames):
+    assert geometry.nearest_frames(seconds) == frames

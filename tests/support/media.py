@@ -45,6 +45,11 @@ class WindowVAE:
         parts = F.interpolate(wave.movedim(-1, 1).abs(), size=samples)[..., : latents * 512]
         return F.adaptive_avg_pool1d(parts, latents * 20).view(1, latents, 20).transpose(1, 2)
 
+    def decode(self, latent):
+        """[1, 20, L] → [1, S, 1]: each part's loudness, for as long as it lasts."""
+        parts = latent.transpose(1, 2).reshape(1, 1, -1)
+        return F.interpolate(parts, size=round(latent.shape[-1] * 512 * RATE / 16000)).movedim(1, -1)
+
 
 def random_frames(count, width=128, height=96, seed=0):
     """Return frames [count, height, width, 3] of random blocks of 4x4 pixels, which BlockVAE reproduces."""
@@ -68,7 +73,7 @@ def tone(seconds, rate=RATE, channels=1, hertz=440.0, amplitude=0.5):
 
 def slices(wave, lengths, overlap, rate):
     """Cut a wave [C, S] into the audio of clips of these lengths in frames, each overlapping the one before."""
-    *begins, _ = starts(lengths, overlap)
+    *begins, _ = starts(lengths, [overlap] * (len(lengths) - 1))
     ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
     return [wave[:, round(a / 24 * rate) : round(b / 24 * rate)] for a, b in zip(begins, ends, strict=True)]
 

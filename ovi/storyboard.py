@@ -1,0 +1,235 @@
+"""A storyboard: one text for several shots.
+
+A line of three or more hyphens opens a shot, and may say how: "--- continue 5s", "--- cut 4s seed=7 image=2". What
+follows, up to the next such line, is the shot's prompt. Text in front of the first such line is a shot of its own, and
+the text below "--- all" is put in front of every shot's prompt. Lines are counted from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from . import geometry, join, prompt
+from .quote import quoted
+
+LONGEST = 16384  # frames: ComfyUI's own limit of lengths
+SEEDS = 2**64  # ComfyUI's seeds are below
+MOST_PROBLEMS = 5  # that one error names
+CONTINUE = "continue"
+
+_OPENS = re.compile(r"\s*-{3,}(?P<options>.*?)[\s-]*")
+_SPACED = re.compile(r"\s*=\s*|(?<=\d)\s+(?=(?:s|secs?|seconds?|f|frames?)\b)", re.IGNORECASE)
+_OPTIONS: Mapping[str, re.Pattern[str]] = {
+    kind: re.compile(pattern, re.IGNORECASE)
+    for kind, pattern in {
+        "join": r"(cut|continue)",
+        "all": r"(all)",
+        "seconds": r"(\d+(?:[.,]\d+)?)(?:s|secs?|seconds?)",
+        "frames": r"(\d+)(?:f|frames?)",
+        "seed": r"seed=(\d+)",
+        "image": r"image=(\d+)",
+    }.items()
+}
+_KNOWN = "write cut or continue, and 5s, seed=7 or image=1 (or all alone, for text that every shot has)"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One shot: a clip of `frames`, which begin with the `overlap` last frames of the shot before; 0 is a cut.
+
+    `key` names the shot by its prompt, whatever shots stand around it; `image` is the number of its start image.
+    """
+
+    line: int
+    prompt: str
+    frames: int
+    overlap: int
+    seed: int
+    image: int | None
+    key: str
+
+
+class Storyboard(NamedTuple):
+    """The shots of a storyboard, and what there is to say about them."""
+
+    shots: tuple[Shot, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """The frames where the shots begin, and last the frame where the last one ends."""
+        return join.starts([shot.frames for shot in self.shots], self.overlaps)
+
+    @property
+    def overlaps(self) -> list[int]:
+        """The overlap of each shot but the first with the one before."""
+        return [shot.overlap for shot in self.shots[1:]]
+
+    @property
+    def frames(self) -> int:
+        """The length of all shots, joined."""
+        return self.starts[-1]
+
+
+class Defaults(NamedTuple):
+    """What holds for shots that do not say otherwise."""
+
+    frames: int
+    overlap: int  # of a shot that continues
+    seed: int  # of the first shot after a cut; each that continues it has the next one
+    style: str  # of the prompts
+
+
+class _Part(NamedTuple):
+    line: int
+    options: Mapping[str, str]
+    text: str
+
+
+def read(text: str, defaults: Defaults, images: Collection[int] = ()) -> Storyboard:
+    """Read a storyboard; `images` are the numbers of the start images that there are.
+
+    Raises ValueError, naming the line of each problem, for unknown or contradictory options, a length that no latent
+    holds or that is no longer than an overlap, a missing image, a shot without text, speech that is not closed, and
+    where there is no shot.
+    """
+    problems: list[str] = []
+    parts: list[_Part] = []
+    common = ""
+    for line, written, words in _parts(text):
+        with _collected(problems, line):
+            options = _options(written)
+            if "all" not in options:
+                parts.append(_Part(line, options, words))
+            elif len(options) > 1 or common:
+                raise ValueError('"all" stands alone, and once: its text is put in front of every shot')
+            else:
+                common = words
+    _refuse(problems)
+    if not parts:
+        raise ValueError('The storyboard has no shot: write a prompt, and a line "---" in front of each further one.')
+    shots: list[Shot] = []
+    notes: list[str] = []
+    seen: Counter[str] = Counter()
+    for part in parts:
+        with _collected(problems, part.line):
+            if part is parts[0] and part.options.get("join") == CONTINUE:
+                raise ValueError("The first shot has none before it to continue: write cut")
+            shot = _shot(part, common, shots[-1] if shots else None, defaults, images, seen)
+            shots.append(shot)
+            notes += [f"Line {part.line}: {note}" for note in _doubts(shot, defaults.style)]
+    _refuse(problems)
+    return Storyboard(tuple(shots), tuple(notes))
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        more = len(problems) - MOST_PROBLEMS
+        raise ValueError("\n".join(problems[:MOST_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
+
+
+@contextmanager
+def _collected(problems: list[str], line: int) -> Iterator[None]:
+    """Append what the block refuses to `problems`, with the line that it is about."""
+    try:
+        yield
+    except ValueError as refusal:
+        problems.append(f"Line {line}: {str(refusal).rstrip('.')}.")
+
+
+def _parts(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield the line that opens each part, its options as written, and the text below it."""
+    first, options, words = 1, "", list[str]()
+    opened = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := _OPENS.fullmatch(line):
+            if opened or any(map(str.strip, words)):
+                yield first, options, "\n".join(words).strip()
+            first, options, words, opened = number, match["options"], [], True
+        else:
+            words.append(line)
+    if opened or any(map(str.strip, words)):
+        yield first, options, "\n".join(words).strip()
+
+
+def _options(written: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    tight = _SPACED.sub(lambda match: "=" if "=" in match[0] else "", written)
+    for word in re.split(r"[\s;]+|,(?!\d)", tight.strip()):
+        if not word:
+            continue
+        for kind, pattern in _OPTIONS.items():
+            if match := pattern.fullmatch(word):
+                if kind in found:
+                    raise ValueError(f'"{word}" says once more what "{found[kind]}" says: leave one of them out')
+                found[kind] = match[1].lower()
+                break
+        else:
+            raise ValueError(f"{quoted(word)} is no option of a shot: {_KNOWN}")
+    if {"seconds", "frames"} <= found.keys():
+        raise ValueError("The length is given in seconds and in frames: leave one of them out")
+    return found
+
+
+def _shot(
+    part: _Part,
+    common: str,
+    before: Shot | None,
+    defaults: Defaults,
+    images: Collection[int],
+    seen: Counter[str],
+) -> Shot:
+    options = part.options
+    if not part.text:
+        raise ValueError("The shot has no text: write its prompt below the line")
+    continues = options.get("join") == CONTINUE
+    image = int(options["image"]) if "image" in options else None
+    if image is not None and continues:
+        raise ValueError("A shot that continues begins with the frames before it, not with an image: write cut")
+    if image is not None and image not in images:
+        given = ", ".join(f"image{number}" for number in sorted(images)) or "no image"
+        raise ValueError(f"image={image} is asked for, but {given} is connected: connect image{image}")
+    frames = _frames(options, defaults.frames)
+    overlap = defaults.overlap if continues else 0
+    shorter = min(frames, before.frames) if before and continues else frames
+    if overlap >= shorter:
+        raise ValueError(
+            f"The overlap is {overlap} frames, but this shot or the one before has {shorter}: lengthen it, or shorten "
+            "the overlap"
+        )
+    words = f"{common}\n{part.text}".strip()
+    prompt.format_prompt(words, defaults.style)  # raises for speech that is not closed
+    seed = before.seed + 1 if continues and before else defaults.seed
+    seed = int(options["seed"]) if "seed" in options else seed
+    if seed >= SEEDS:
+        raise ValueError(f"The seed {seed} is too large: write one below {SEEDS}")
+    digest = sha256(words.encode()).hexdigest()[:12]
+    seen[digest] += 1
+    key = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+    return Shot(part.line, words, frames, overlap, seed, image, key)
+
+
+def _frames(options: Mapping[str, str], default: int) -> int:
+    if "frames" in options:
+        frames = int(options["frames"])
+        geometry.check_length(frames)
+    elif "seconds" in options:
+        frames = geometry.nearest_frames(float(options["seconds"].replace(",", ".")))
+    else:
+        frames = default
+    if not 0 < frames <= LONGEST:
+        raise ValueError(f"A shot has 1 to {LONGEST} frames, not {frames}")
+    return frames
+
+
+def _doubts(shot: Shot, style: str) -> list[str]:
+    """Say what of a shot's prompt may not be as meant: too many words for its time, and tags."""
+    fresh = shot.frames - shot.overlap
+    too_long = prompt.speech_seconds(shot.prompt) > geometry.seconds(fresh)
+    return [prompt.speech_note(shot.prompt, fresh)] * too_long + list(prompt.doubts(shot.prompt, style))

@@ -1,0 +1,119 @@
+"""Storyboards: shots, their options, and what is refused, each with its line."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ovi.storyboard import Defaults, read
+
+DEFAULTS = Defaults(frames=121, overlap=25, seed=10, style="960x960_5s")
+
+PAGE = """\
+A pier at dusk.
+
+--- continue 4s
+She laughs.
+--- CUT, 4.5 s; Seed = 7 image=2 ---
+A door.
+  The door opens.
+--- continue 121 frames
+A room.
+---
+A street.
+"""
+
+
+def shots(text, images=(1, 2), **changes):
+    return read(text, DEFAULTS._replace(**changes), images).shots
+
+
+def test_a_page_of_shots():
+    """Text in front of the first line is a shot; a bare line is a cut; a shot that continues has the next seed."""
+    board = read(PAGE, DEFAULTS, (1, 2))
+    assert [(shot.line, shot.prompt) for shot in board.shots] == [
+        (1, "A pier at dusk."),
+        (3, "She laughs."),
+        (5, "A door.\n  The door opens."),
+        (8, "A room."),
+        (10, "A street."),
+    ]
+    assert [shot.frames for shot in board.shots] == [121, 97, 109, 121, 121]
+    assert [shot.overlap for shot in board.shots] == [0, 25, 0, 25, 0]
+    assert [shot.seed for shot in board.shots] == [10, 11, 7, 8, 10]
+    assert [shot.image for shot in board.shots] == [None, None, 2, None, None]
+    assert board.starts == [0, 96, 193, 277, 398, 519]
+    assert board.frames == 519
+    assert board.notes == ()
+
+
+def test_text_for_all_shots_is_put_in_front_of_each():
+    (one, two) = shots("--- all\nAnna, in a red coat.\n--- 5s\nShe walks.\n--- continue\nShe stops.")
+    assert [one.prompt, two.prompt] == ["Anna, in a red coat.\nShe walks.", "Anna, in a red coat.\nShe stops."]
+    assert [one.line, two.line] == [3, 5]
+
+
+@pytest.mark.parametrize("options", ["5s", "5 s", "5.0sec", "5,0 seconds", "121f", "121 frames", "cut 5S", "5s,cut"])
+def test_ways_to_write_a_length(options):
+    (shot,) = shots(f"--- {options}\nA pier.", frames=49)
+    assert shot.frames == 121
+
+
+def test_keys_name_prompts_not_places():
+    """A shot in front changes no other's key; two with the same prompt have different ones."""
+    before = [shot.key for shot in shots("A pier.\n--- cut\nA door.\n--- cut\nA door.")]
+    after = [shot.key for shot in shots("A cat.\n--- cut\nA pier.\n--- cut seed=5 9f\nA door.\n---\nA door.")]
+    assert after[1:] == before
+    assert len({*after}) == 4
+
+
+def test_speech_has_to_fit_the_time_that_a_shot_adds():
+    """Ten words, 4.0 s: they fit 5 s, but not the 3 s that 4 s with an overlap of 1 s add."""
+    speech = "She says, <S>one two three four five six seven eight nine ten<E>"
+    board = read(f"{speech}\n--- continue 4s\n{speech} <A>", DEFAULTS)
+    assert len(board.notes) == 1
+    assert board.notes[0].startswith("Line 2: Speech: 10 words, about 4.0 s of the clip's 3.0 s: too many")
+
+
+def test_what_is_doubtful_in_a_prompt_has_its_line():
+    (note,) = read("A pier.\n---\nA door. <E>", DEFAULTS).notes
+    assert note.startswith('Line 2: "<E>" closes no speech')
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("--- lenght=5\nA pier.", 'Line 1: "lenght=5" is no option of a shot: write cut or continue, and 5s'),
+        ("A\n--- 5s 4s\nB", 'Line 2: "4s" says once more what "5" says'),
+        ("A\n--- cut continue\nB", 'Line 2: "continue" says once more what "cut" says'),
+        ("--- 5s 121f\nA", "Line 1: The length is given in seconds and in frames"),
+        ("--- 120f\nA", "Line 1: The length must be 4n + 1 frames, got 120: use 117 or 121"),
+        ("--- 9000s\nA", "Line 1: A shot has 1 to 16384 frames, not 216001"),
+        ("--- continue\nA", "Line 1: The first shot has none before it to continue: write cut"),
+        ("A\n--- continue 1s\nB", "Line 2: The overlap is 25 frames, but this shot or the one before has 25"),
+        ("--- 1s\nA\n--- continue\nB", "Line 3: The overlap is 25 frames, but this shot or the one before has 25"),
+        ("--- image=3\nA", "Line 1: image=3 is asked for, but image1, image2 is connected: connect image3"),
+        ("A\n--- continue image=1\nB", "Line 2: A shot that continues begins with the frames before it, not with an"),
+        (f"--- seed={2**64}\nA", f"Line 1: The seed {2**64} is too large"),
+        ("A\n---\n\n--- cut\nB", "Line 2: The shot has no text"),
+        ("A\n--- cut\n", "Line 2: The shot has no text"),
+        ("A\n---\nHe says, <S>Hello.", 'Line 2: The speech tag before "Hello." is not closed'),
+        ("--- all 5s\nA\n---\nB", 'Line 1: "all" stands alone, and once'),
+        ("--- all\nA\n--- all\nB\n---\nC", 'Line 3: "all" stands alone, and once'),
+        ("", "The storyboard has no shot"),
+        ("--- all\nA", "The storyboard has no shot"),
+    ],
+)
+def test_what_does_not_fit_is_said_for_its_line(text, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        shots(text)
+
+
+def test_everything_that_does_not_fit_is_said_at_once():
+    with pytest.raises(ValueError, match="no option") as refusal:
+        shots("--- x\nA\n--- continue\nB\n--- y\nC")
+    assert [line.split(":")[0] for line in str(refusal.value).splitlines()] == ["Line 1", "Line 5"]
+    with pytest.raises(ValueError, match="image=9") as refusal:
+        shots("\n".join(f"--- image=9\nshot {number}" for number in range(8)))
+    assert str(refusal.value).splitlines()[5:] == ["… and 3 more"]
