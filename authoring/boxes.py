@@ -101,8 +101,8 @@ def with_persons(title: str, inputs: Sequence[tuple[str, str, str]]) -> Box:
     persons = list(dict.fromkeys(person for _, person, _ in inputs))
     width = 330  # of a person's column, in front of the sampler's
     places = {
-        key: (left + width * len(persons) * (left >= BOXED["CFGGuider"][0]), *rest)
-        for key, (left, *rest) in BOXED.items()
+        key: (left + width * len(persons) * (left >= BOXED["CFGGuider"][0]), top, wide, high)
+        for key, (left, top, wide, high) in BOXED.items()
     }
     places |= {person: (860 + width * index, 340, 270, 460) for index, person in enumerate(persons)}
     return replace(
