@@ -17,7 +17,8 @@ COMFYUI_FLOOR = "0.16.3"
 async def comfy_entrypoint() -> OviExtension:
     """Return the extension that lists the nodes of this pack.
 
-    Raises ImportError, which ComfyUI logs as one sentence, in a ComfyUI that is too old for them.
+    Raises ImportError, which ComfyUI logs as one sentence, in a ComfyUI that is too old for them, or lacks a name that
+    they rely on.
     """
     from comfyui_version import __version__
 
@@ -25,6 +26,9 @@ async def comfy_entrypoint() -> OviExtension:
 
     if numbers(__version__) < numbers(COMFYUI_FLOOR):
         raise ImportError(f"Ovi needs ComfyUI {COMFYUI_FLOOR} or later, but this is {__version__}; update ComfyUI.")
+    from .ovi import native  # noqa: F401 - looks up those names before anything else imports them
+
+    # isort: split
     from .nodes import OviExtension
 
     return OviExtension()

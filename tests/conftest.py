@@ -27,6 +27,18 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run folders in two processes, of 5 GB each at most, and single files in this one, where a debugger can stop."""
+    return 0 if all(".py" in argument for argument in config.args) else 2
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Give each of several processes one thread, the servers and commands that they start too."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of reference numbers."""
@@ -43,7 +55,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Host:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The one ComfyUI server of the session, with tiny random weights in its folder of models."""
+    """The one ComfyUI server of the process, with tiny random weights in its folder of models."""
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     base = tmp_path_factory.mktemp("server")

@@ -229,7 +229,7 @@ class Ovi(comfy.model_base.BaseModel):
     def resize_cond_for_context_window(
         self,
         cond_key: str,
-        cond_value: Any,
+        cond_value: comfy.conds.CONDRegular,
         window: Any,
         x_in: Tensor,
         device: torch.device,

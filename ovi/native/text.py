@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import comfy.sd
 import torch
 
 from ..config import TEXT_LEN
@@ -27,7 +28,7 @@ class EncodedText(NamedTuple):
         return max(0, self.tokens - TEXT_LEN)
 
 
-def tokenize(clip: Any, text: str) -> tuple[dict[str, Any], list[Any]]:
+def tokenize(clip: comfy.sd.CLIP, text: str) -> tuple[dict[str, Any], list[Any]]:
     """Tokenise a text as written, without weights; return all tokens, for the text encoder, and those of the text.
 
     Raises ValueError for a text encoder other than UMT5-XXL.
@@ -47,7 +48,7 @@ def _is_padding(token: Any) -> bool:
     return not isinstance(token, torch.Tensor) and token == PADDING  # a tensor is a vector of `embedding:NAME`
 
 
-def encode(clip: Any, text: str) -> EncodedText:
+def encode(clip: comfy.sd.CLIP, text: str) -> EncodedText:
     """Encode a text with UMT5-XXL.
 
     Beyond 512 tokens it is truncated as in the Ovi release: the end-of-text token stays the last.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from support import GOLDEN, golden_model
+from support import GOLDEN, golden_model, tiny
 
 
 @pytest.fixture
@@ -69,3 +69,11 @@ def clip(comfy):
 
     with torch.inference_mode():
         return tiny_clip()
+
+
+@pytest.fixture(scope="module")
+def vae(comfy):
+    """A random video VAE of the taew2_2 kind, which has Wan 2.2's latent grid."""
+    tiny.video_vae(comfy.models / "vae" / "tiny_video.safetensors")
+    with torch.inference_mode():
+        return comfy.run("VAELoader", vae_name="tiny_video.safetensors")[0]

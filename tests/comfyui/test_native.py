@@ -475,11 +475,16 @@ def test_one_guidance_is_enough(comfy, model):
         guide(comfy, guide(comfy, model))
 
 
-def test_torch_compile(comfy, model, loop):
+def test_torch_compile(comfy, load, golden_file, loop):
+    """With a CPU's own attention, at which the graph breaks each time; `test_compile` has all blocks in one graph."""
     comfy.core("nodes_torch_compile")
-    expected = ksampler(comfy, guide(comfy, model), prompts(loop), steps=2)
-    (compiled,) = comfy.run("TorchCompileModel", model=guide(comfy, model), backend="eager")
-    assert_equal(ksampler(comfy, compiled, prompts(loop), steps=2), expected, 5e-5)
+    model = load(golden_file)
+    towers = model.model.diffusion_model
+    for tower in (towers.video_model, towers.audio_model):
+        del tower.blocks[1:]  # compiling takes long for each
+    expected = ksampler(comfy, guide(comfy, model, skip=""), prompts(loop), steps=1)
+    (compiled,) = comfy.run("TorchCompileModel", model=guide(comfy, model, skip=""), backend="eager")
+    assert_equal(ksampler(comfy, compiled, prompts(loop), steps=1), expected, 5e-5)
 
 
 @pytest.mark.parametrize(("version", "decoder"), [([0, 27], None), ([0, 30], "lighttaew2_2")])

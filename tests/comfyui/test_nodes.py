@@ -6,17 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from support import tiny
-
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
-
-
-@pytest.fixture(scope="module")
-def vae(comfy):
-    """A random video VAE of the taew2_2 kind, which has Wan 2.2's latent grid."""
-    tiny.video_vae(comfy.models / "vae" / "tiny_video.safetensors")
-    with torch.inference_mode():
-        return comfy.run("VAELoader", vae_name="tiny_video.safetensors")[0]
 
 
 class ToneVAE:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from support import ROOT
-from support.sampling import SHAPES, assert_equal, empty, guide, noise, prompts
+from support.sampling import SHAPES, assert_equal, empty, guide, ksampler, noise, prompts
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -52,6 +52,56 @@ def test_noise_for_the_video_alone_is_refused(comfy, model, loop, batch):
     conds = prompts(loop)
     with pytest.raises(ValueError, match=f"made {plain.numel()} numbers of noise, but video and audio together have"):
         sample(model, plain, 2, 4.0, "euler", "simple", conds[0], conds[1], latent)
+
+
+def test_vae_decode_tiled(comfy, vae):
+    """Refused up to ComfyUI 0.33.0; from then on the video half, as if it had been separated."""
+    joint = empty(batch=2)
+    video, _ = joint["samples"].unbind()
+    tiles = {"vae": vae, "tile_size": 64, "overlap": 16, "temporal_size": 64, "temporal_overlap": 8}
+    if "is_nested" not in comfy.node["VAEDecodeTiled"].decode.__code__.co_names:
+        with pytest.raises(AttributeError):
+            comfy.run("VAEDecodeTiled", samples=joint, **tiles)
+        return
+    (frames,) = comfy.run("VAEDecodeTiled", samples=joint, **tiles)
+    assert torch.equal(frames, comfy.run("VAEDecodeTiled", samples={"samples": video}, **tiles)[0])
+
+
+def test_attention_of_other_nodes(comfy, model, loop):
+    """Nodes that replace ComfyUI's attention are asked for each of Ovi's: in every block, six, with step and block."""
+    seen = []
+
+    def attention(original, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        seen.append((options["block_index"], float(options["sigmas"][0])))
+        return original(*args, **kwargs)
+
+    changed = guide(comfy, model, skip="")
+    changed.model_options["transformer_options"]["optimized_attention_override"] = attention
+    (plain, changed) = (
+        ksampler(comfy, each, prompts(loop), steps=2) for each in (guide(comfy, model, skip=""), changed)
+    )
+    assert_equal(changed, plain, 0.0)
+    assert {block for block, _ in seen} == {0, 1, 2}
+    assert len({sigma for _, sigma in seen}) == 2
+
+
+@pytest.mark.parametrize("cache", [None, "LazyCache"])
+def test_a_split_over_gpus(comfy, load, golden_file, loop, monkeypatch, cache):
+    """MultiGPU CFG Split, on a CPU that stands for two devices, changes nothing."""
+    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no such node")
+    from comfy import model_management as management
+
+    monkeypatch.setattr(management, "get_all_torch_devices", lambda **_: [torch.device("cpu"), torch.device("cpu:1")])
+    comfy.core("nodes_multigpu")
+    comfy.core("nodes_easycache")
+    alone = guide(comfy, load(golden_file))
+    if cache:
+        options = {"start_percent": 0.0, "end_percent": 1.0, "verbose": False, "reuse_threshold": 0.2}
+        (alone,) = comfy.run(cache, model=alone, **options)
+    (split,) = comfy.run("MultiGPU_WorkUnits", model=alone, max_gpus=2)
+    assert len(split.get_additional_models_with_key("multigpu")) == 1
+    assert_equal(*(ksampler(comfy, each, prompts(loop), steps=4) for each in (split, alone)), 5e-5)
 
 
 def preview(latent_format, latents):

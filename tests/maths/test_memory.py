@@ -14,9 +14,9 @@ from ovi.model import OviModel, References
 
 CONFIG = OviConfig()
 GEOMETRIES = [
-    (batch, *size, frames)
-    for size, frames, batch in itertools.product([(720, 720), (1280, 704), (960, 960)], [121, 241], [1, 2])
+    (1, *size, frames) for size, frames in itertools.product([(720, 720), (1280, 704), (960, 960)], [121, 241])
 ]
+GEOMETRIES.append((2, 1280, 704, 121))
 
 
 def traced(shapes, rotate=trace.fused_rotate):

@@ -15,7 +15,7 @@ COMFYUI = {
 RUN_TIME = ("ovi", "nodes")  # with the root's __init__.py: what runs inside ComfyUI
 OTHERS = ("miniature", "bench", "authoring", "tests", "noxfile")
 ARROWS = {  # by room: the rooms that it may import
-    "": {"nodes", "ovi"},
+    "": {"nodes", "ovi", "ovi/native"},
     "ovi": {"ovi"},
     "ovi/native": {"ovi", "ovi/native"},
     "ovi/tools": {"ovi", "ovi/tools"},

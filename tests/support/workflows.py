@@ -11,6 +11,7 @@ from . import ROOT, tiny
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))  # UI form
 PROMPTS = sorted((ROOT / "workflows" / "api").glob("*.json"))  # API form
 SUBGRAPHS = sorted((ROOT / "subgraphs").glob("*.json"))
+NEWER = {"format.codec": "codec"}  # an input's name in a newer ComfyUI: in 0.30.0
 
 
 def graph(title: str) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 def meaning(prompt: dict[str, Any]) -> list[Any]:
     """Return what a prompt does, whatever its nodes' ids: its sinks, each input replaced by the node that gives it.
 
-    A text that a node of its own gives counts as the text.
+    A text that a node of its own gives counts as the text. Save Video's codec is a part of its format since ComfyUI
+    0.33, where it is in a prompt under both names: the one that counts there is compared.
     """
 
     def of_input(value: Any) -> Any:
@@ -49,7 +51,8 @@ def meaning(prompt: dict[str, Any]) -> list[Any]:
 
     def of_node(key: str) -> Any:
         node = prompt[key]
-        return [node["class_type"], {name: of_input(value) for name, value in sorted(node["inputs"].items())}]
+        inputs = {NEWER.get(name, name): of_input(value) for name, value in sorted(node["inputs"].items())}
+        return [node["class_type"], inputs]
 
     taken = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     return sorted((of_node(key) for key in prompt.keys() - taken), key=json.dumps)
