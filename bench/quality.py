@@ -70,8 +70,8 @@ def scores(scenes: Sequence[world.Scene], frames: Tensor, waveforms: Tensor) -> 
 def main() -> None:
     """Measure every row, or the first ones, and print them as they come."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=16)
-    parser.add_argument("--reference-prompts", type=int, default=64, help="of the rows with references")
+    parser.add_argument("--prompts", type=int, default=16, help="of the rows without references; 0 leaves them out")
+    parser.add_argument("--reference-prompts", type=int, default=64, help="of those with references")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
     parser.add_argument("--model", type=Path, default=MODEL)
@@ -95,6 +95,8 @@ def main() -> None:
         model = native.load([str(args.model)])
         for row in [*rows(args.model), *reference_rows(args.lora)][: args.rows]:
             scenes = plain if row.refer is None else referring
+            if not scenes:
+                continue
             began = time.perf_counter()
             frames, waveforms = sampled(model, row, scenes, clip, args.seed)
             seconds = time.perf_counter() - began

@@ -123,7 +123,6 @@ def reference_rows(path: Path) -> list[Row]:
         row("references: a sound of another pitch", vary=another("pitch", world.PITCHES)),
         row("references: zeros in their place", refer=zeros),
         row("references: guided by them", reference_cfg=REFERENCE_CFG),
-        row("references: euler, 8 steps", sampler="euler", steps=8),
     ]
 
 

@@ -27,8 +27,8 @@ from ovi.tools import train as tool
 
 RANK = 16
 CLIPS = 4096
-GROW = 1300  # first steps, which see only the middle of the stage
-EVERY = 200  # steps between two lines of the log, each with its saved state
+GROW = 500  # first steps, which see only the middle of the stage
+EVERY = 100  # steps between two lines of the log, each with its saved state
 SHOWN, STEPS = 16, 8  # clips that are generated for such a line, and the steps of the sampler
 
 SETTINGS = Settings(batch=8, lr=2e-3, warmup=50, cooldown=0.3, shift=3.0, reference_dropout=0.1, first_frame=0.0)
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)

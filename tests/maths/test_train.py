@@ -118,6 +118,11 @@ def test_references_reach_the_model_without_noise():
     assert flow.losses(model, without)[0] != of_video
 
 
+def test_a_trainer_trains_with_references():
+    """From the same noise, other losses than without."""
+    assert trainer(persons=1).step() != trainer().step()
+
+
 def test_references_are_dropped_for_guidance():
     """Zeros in their place, of all images or all voices of a sample, each in its share of the samples."""
     got, _ = with_persons(n=100, dropout=0.3)
