@@ -177,7 +177,7 @@ def main() -> None:
 
 def drawings(studio: Studio) -> dict[str, list[str]]:
     """Generate what the thumbnails show; return each as SVG."""
-    image = world.frames(world.Scene("yellow", "large", height=48, gravity=420, restitution=0.86))[:1]
+    image = world.frames(world.Scene("yellow", "large", "low", height=48, gravity=420, restitution=0.86))[:1]
     return {
         "Ovi 1 Text to Video": [
             sheet(62, 16, 276, 96, "blue", 22), arrow(200, 120), *below(studio.from_text("blue", 2)),
@@ -272,7 +272,7 @@ def upscaled(clip: Clip) -> list[str]:
 
 def caption(colour: str) -> str:
     """The prompt of a large ball."""
-    return str(world.Scene(colour, "large", 0, 1, 0).caption)
+    return str(world.Scene(colour, "large", "low", 0, 1, 0).caption)
 
 
 def frame(image: Tensor, x: float, y: float, width: float, height: float) -> str:

@@ -2,7 +2,8 @@
 
 Needs COMFYUI_PATH. ComfyUI samples every row, each with one change to the first one. Bounces of the ball are found in
 the video, onsets in the audio; errors are the distances between them. Next to the median distance to the nearest onset
-stands the same for video and audio of different clips, which is chance.
+stands the same for video and audio of different clips, which is chance. In the last rows colour and pitch come from
+references, and those of the references count as right.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import comfyui
-from miniature import WEIGHTS, figures, measure, world
+from miniature import WEIGHTS, figures, measure, references, world
 
-MODEL = WEIGHTS / "ovi_miniature.safetensors"
+MODEL, LORA = WEIGHTS / "ovi_miniature.safetensors", WEIGHTS / "references_lora.safetensors"
 COLUMNS = {
     "error_ms": "{:.0f} ms",
     "missed": "{:.0%}",
@@ -52,7 +53,7 @@ def scores(scenes: Sequence[world.Scene], frames: Tensor, waveforms: Tensor) -> 
     extra = sum(measure.unpaired(times, {b for _, b in clip}) for times, clip in zip(onsets, pairs, strict=True))
     count = sum(map(len, bounces))
     colours = [measure.colour(clip) == scene.colour for scene, clip in zip(scenes, frames, strict=True)]
-    pitches = [measure.pitch(clip) == world.BELLS[scene.size] for scene, clip in zip(scenes, waveforms, strict=True)]
+    pitches = [measure.pitch(clip) == scene.pitch for scene, clip in zip(scenes, waveforms, strict=True)]
     shuffled = [measure.nearest_distance(bounces, onsets, shift) for shift in range(1, len(scenes))]
     return {
         "error_ms": 1000 * median(errors) if errors else float("nan"),
@@ -69,38 +70,45 @@ def scores(scenes: Sequence[world.Scene], frames: Tensor, waveforms: Tensor) -> 
 def main() -> None:
     """Measure every row, or the first ones, and print them as they come."""
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--prompts", type=int, default=16, help="of the rows without references; 0 leaves them out")
+    parser.add_argument("--reference-prompts", type=int, default=64, help="of those with references")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
     parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
     parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     comfyui.start()
-    from bench.rows import rows, sampled
+    from bench.rows import reference_rows, rows, sampled
     from miniature.nodes import text_encoder
     from ovi import native
 
     first = world.HELD_OUT + 1000 * (1 + args.seed)
-    scenes = [world.scene(first + i) for i in range(args.prompts)]
+    plain = [world.scene(first + i) for i in range(args.prompts)]
+    referring = [references.scene(first + i) for i in range(args.reference_prompts)]
     results: dict[str, Mapping[str, float]] = {}
     if not args.json:
         print(HEAD)
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(args.model)])
-        for row in rows(args.model)[: args.rows]:
+        for row in [*rows(args.model), *reference_rows(args.lora)][: args.rows]:
+            scenes = plain if row.refer is None else referring
+            if not scenes:
+                continue
             began = time.perf_counter()
             frames, waveforms = sampled(model, row, scenes, clip, args.seed)
             seconds = time.perf_counter() - began
             if args.figure and not results:
                 figures.clip(frames[0], waveforms[0]).save(args.figure, optimize=True)
-            results[row.name] = scores(scenes, frames, waveforms) | {"seconds": seconds}
+            results[row.name] = scores(list(map(row.vary, scenes)), frames, waveforms) | {"seconds": seconds}
             cells = [form.format(results[row.name][key]) for key, form in COLUMNS.items()]
             if not args.json:
                 print(f"| {row.name} | {' | '.join(cells)} |", flush=True)
     if args.json:
-        print(json.dumps({"prompts": args.prompts, "seed": args.seed, "rows": results}, indent=1))
+        said = {name: getattr(args, name) for name in ("prompts", "reference_prompts", "seed")}
+        print(json.dumps(said | {"rows": results}, indent=1))
 
 
 if __name__ == "__main__":

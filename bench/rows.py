@@ -9,8 +9,9 @@ import contextlib
 import dataclasses
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,21 @@ from comfy.nested_tensor import NestedTensor
 from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor
 
-from miniature import nodes, world
+from miniature import nodes, references, world
 from ovi import geometry, native, sampling
+from ovi.files import read_safetensors
+from ovi.native.lora import apply
+from ovi.native.references import add_person
 from ovi.tools import convert
 
 STEPS, GUIDED = 20, 2.0
+REFERENCE_STEPS, REFERENCE_CFG = 10, (1.5, 2.0)  # of the rows with references; the scales are DreamID-Omni's
 SAMPLERS = {"unipc": comfy.samplers.KSAMPLER(sampling.sample_unipc)}
 SAMPLERS |= {name: comfy.samplers.ksampler(core) for name, core in (("dpm++", "dpmpp_2m"), ("euler", "euler"))}
 TO_VIDEO, TO_AUDIO = "a2v_cross_attn", "v2a_cross_attn"  # the fusion's two directions, as ComfyUI's options name them
 
 Patcher = Any
+Refer = Callable[[world.Scene, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class Row:
     cfg: float = 1.0
     skip_blocks: str = ""
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
+    refer: Refer | None = None  # makes the reference image's latent and the sound's from a scene and a seed
+    vary: Callable[[world.Scene], world.Scene] = field(default=lambda scene: scene)  # what the references show instead
+    reference_cfg: tuple[float, float] = (0.0, 0.0)  # of the video and of the audio
 
 
 def cut(*directions: str) -> Callable[[Patcher], Patcher]:
@@ -102,24 +111,80 @@ def rows(path: Path) -> list[Row]:
     ]
 
 
+def reference_rows(path: Path) -> list[Row]:
+    """Return the rows for the LoRA in `path` that follows references; each changes one thing of the first."""
+
+    def row(name: str, **changes: Any) -> Row:
+        return Row(name, **{"steps": REFERENCE_STEPS, "change": lora(path), "refer": shown} | changes)
+
+    return [
+        row("references"),
+        row("references: an image of another colour", vary=another("colour", world.COLOURS)),
+        row("references: a sound of another pitch", vary=another("pitch", world.PITCHES)),
+        row("references: zeros in their place", refer=zeros),
+        row("references: guided by them", reference_cfg=REFERENCE_CFG),
+    ]
+
+
+def lora(path: Path) -> Callable[[Patcher], Patcher]:
+    """Return a change that applies the LoRA in `path`."""
+    return lambda model: apply(model, read_safetensors(path)[0], 1.0, 1.0)[0]
+
+
+def another(name: str, values: Collection[str]) -> Callable[[world.Scene], world.Scene]:
+    """Return a change of a scene: another value, the next one."""
+    following = dict(pairwise([*values, *values]))
+    return lambda scene: dataclasses.replace(scene, **{name: following[getattr(scene, name)]})
+
+
+def shown(scene: world.Scene, seed: int) -> tuple[Tensor, Tensor]:
+    """Encode the reference image and the sound of a scene."""
+    image, sound = references.image(scene, seed), references.sound(scene, seed)
+    return nodes.VideoModel().encode(2 * image.movedim(-1, 0)[None] - 1), nodes.AudioModel().encode(sound[None, None])
+
+
+def zeros(scene: world.Scene, seed: int) -> tuple[Tensor, Tensor]:
+    """Return zeros in place of the references, as in training."""
+    image, sound = shown(scene, seed)
+    return nodes.VideoModel().format.process_out(torch.zeros_like(image)), torch.zeros_like(sound)
+
+
 def sampled(
     model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int, length: int = world.FRAMES
 ) -> tuple[Tensor, Tensor]:
     """Sample the scenes' captions: frames [N, length, H, W, 3] from 0 to 1, and waveforms [N, samples] at 16 kHz.
 
-    `clip` is ComfyUI's text encoder, `length` in frames.
+    `clip` is ComfyUI's text encoder, `length` in frames. With references the scenes are sampled one by one, since the
+    clips of a batch have the same.
     """
-
-    def encoded(texts: Sequence[str]) -> list[list[Any]]:
-        tokens = [clip.tokenize(text, disable_weights=True) for text in texts]
-        return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
-
-    latents = geometry.video_latents(length), geometry.audio_latents(length)
-    video = torch.zeros(len(scenes), geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
-    empty = NestedTensor([video, torch.zeros(len(scenes), geometry.AUDIO_CHANNELS, latents[1])])
-    guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks))
-    guider.set_conds(encoded([scene.caption for scene in scenes]), encoded([""] * len(scenes)))
+    video_cfg, audio_cfg = row.reference_cfg
+    options = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg}
+    guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks, **options))
     guider.set_cfg(row.cfg)
+    if row.refer is None:
+        conds = [encoded(clip, texts) for texts in ([scene.caption for scene in scenes], [""] * len(scenes))]
+        return _run(guider, row, conds, len(scenes), seed, length)
+    clips = []
+    for i, scene in enumerate(map(row.vary, scenes)):
+        given = row.refer(scene, world.HELD_OUT + i)
+        *conds, _ = add_person(encoded(clip, [scene.caption]), encoded(clip, [""]), *given)
+        clips.append(_run(guider, row, conds, 1, seed + i, length))
+    frames, waveforms = (torch.cat(parts) for parts in zip(*clips, strict=True))
+    return frames, waveforms
+
+
+def encoded(clip: Any, texts: Sequence[str]) -> list[list[Any]]:
+    """Encode texts, one for each clip of a batch, as a CONDITIONING."""
+    tokens = [clip.tokenize(text, disable_weights=True) for text in texts]
+    return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
+
+
+def _run(guider: Any, row: Row, conds: Sequence[Any], batch: int, seed: int, length: int) -> tuple[Tensor, Tensor]:
+    """Sample a batch of clips with prompts, the positive and the negative one; return frames and waveforms."""
+    latents = geometry.video_latents(length), geometry.audio_latents(length)
+    video = torch.zeros(batch, geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
+    empty = NestedTensor([video, torch.zeros(batch, geometry.AUDIO_CHANNELS, latents[1])])
+    guider.set_conds(*conds)
     out = guider.sample(
         comfy.sample.prepare_noise(empty, seed),
         empty,

@@ -10,7 +10,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -46,7 +46,9 @@ SETTINGS = Settings(
     split=0.5,
     split_steps=1000,
 )
-CAPTIONS = [world.Scene(colour, size, 0, 1, 0).caption for size in world.RADII for colour in world.COLOURS]
+CAPTIONS = [
+    world.Scene(colour, size, world.BELLS[size], 0, 1, 0).caption for size in world.RADII for colour in world.COLOURS
+]
 
 
 def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
@@ -80,8 +82,8 @@ def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
-def encoded(comfyui: Path, captions: Sequence[str]) -> Tensor:
-    """Encode captions with real ComfyUI: [N, text_len, text_dim]."""
+def encoded(comfyui: Path, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Encode captions with real ComfyUI: [text_len, text_dim] each."""
     sys.path.insert(0, str(comfyui))
     from comfy.cli_args import args
 
@@ -91,44 +93,51 @@ def encoded(comfyui: Path, captions: Sequence[str]) -> Tensor:
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         texts = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
-    return torch.cat(texts).clone()
+    return {caption: text[0].clone() for caption, text in zip(captions, texts, strict=True)}
 
 
-def latents(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return the latents of scenes: the middle of the video [N, 48, F, H, 2] and the audio [N, 20, L]."""
-    video_codec, audio_codec = VideoCodec(), AudioCodec()
-    video, audio = [], []
-    for seed in tqdm(seeds, desc="clips"):
-        scene = world.scene(seed)
-        frames = 2 * world.frames(scene).permute(3, 0, 1, 2)[None] - 1
-        video.append(video_codec.encode(frames)[0, ..., MIDDLE].half())
-        audio.append(audio_codec.encode(world.waveform(scene)[None])[0].half())
-    return torch.stack(video), torch.stack(audio)
+def latents(scene: world.Scene) -> dict[str, Tensor]:
+    """Return the latents of a scene: the middle of the video [48, F, h, 2] and the audio [20, L]."""
+    return {"video": middle(world.frames(scene)), "audio": sound(world.waveform(scene))}
+
+
+def middle(frames: Tensor) -> Tensor:
+    """Encode frames [T, H, W, 3]: the latents [48, F, h, 2] of their middle, where the ball is."""
+    return VideoCodec().encode(2 * frames.movedim(-1, 0)[None] - 1)[0, ..., MIDDLE].half()
+
+
+def sound(waveform: Tensor) -> Tensor:
+    """Encode a waveform [samples]: latents [20, L]."""
+    return AudioCodec().encode(waveform[None])[0].half()
 
 
 class Samples:
-    """The training samples of some seeds, in memory: the middle of the stage, where the ball is, or the `whole` stage.
+    """The training samples of scenes, in memory: the middle of the stage, where the ball is, or the `whole` stage.
 
-    `texts` are those of the empty prompt and of CAPTIONS, `video` and `audio` as `latents` returns them.
+    `texts` are those of the captions, `latents` the scenes' of each name, stacked.
     """
 
-    def __init__(self, seeds: Sequence[int], texts: Tensor, video: Tensor, audio: Tensor) -> None:
-        self.scenes = [world.scene(seed) for seed in seeds]
-        self.texts = dict(zip(["", *CAPTIONS], texts, strict=True))
-        self.video, self.audio = video, audio
+    def __init__(
+        self, scenes: Sequence[world.Scene], texts: Mapping[str, Tensor], latents: Mapping[str, Tensor]
+    ) -> None:
+        self.scenes, self.texts, self.latents = scenes, texts, latents
         empty = VideoCodec().encode(2 * world.background().movedim(-1, 0)[None, :, None] - 1)[0].half()
-        sides = empty.expand(-1, self.video.shape[2], -1, -1)
-        self.left, self.right = sides[..., : MIDDLE.start], sides[..., MIDDLE.stop :]
+        self.left, self.right = empty[..., : MIDDLE.start], empty[..., MIDDLE.stop :]
         self.whole = True
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, index: int, /) -> Sample:
-        video = self.video[index]
-        if self.whole:
-            video = torch.cat([self.left, video, self.right], dim=-1)
-        return Sample(video, self.audio[index], self.texts[self.scenes[index].caption])
+        text = self.texts[self.scenes[index].caption]
+        return Sample(self.staged(self.latents["video"][index]), self.latents["audio"][index], text)
+
+    def staged(self, latent: Tensor) -> Tensor:
+        """Return a latent of the middle [48, F, h, 2] as it is trained on: with the sides, if the stage is whole."""
+        if not self.whole:
+            return latent
+        left, right = (side.expand(-1, latent.shape[1], -1, -1) for side in (self.left, self.right))
+        return torch.cat([left, latent, right], dim=-1)
 
 
 def gap(model: OviModel, samples: Samples, sigmas: tuple[float, float]) -> float:
@@ -150,12 +159,18 @@ def gap(model: OviModel, samples: Samples, sigmas: tuple[float, float]) -> float
     return with_other / with_own - 1
 
 
-def stored(seeds: Sequence[int], texts: Tensor, path: Path) -> Samples:
-    """Load the samples of some seeds from a file, which is written first where it is missing."""
+def stored(path: Path, latents: Callable[[int], dict[str, Tensor]], seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Load the latents of seeds, stacked, from a file, which is written first where it is missing."""
     if not path.exists():
-        video, audio = latents(seeds)
-        save_file({"video": video, "audio": audio}, path)
-    return Samples(seeds, texts, **load_file(path))
+        each = [latents(seed) for seed in tqdm(seeds, desc="clips")]
+        save_file({name: torch.stack([one[name] for one in each]) for name in each[0]}, path)
+    return load_file(path)
+
+
+def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Samples:
+    """Return the samples of some seeds, whose latents are kept under a name."""
+    path = CACHE / f"{name}.safetensors"
+    return Samples(list(map(world.scene, seeds)), texts, stored(path, lambda seed: latents(world.scene(seed)), seeds))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,10 +185,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (WEIGHTS / "umt5.safetensors").exists():
         save_file(text_encoder_weights(), WEIGHTS / "umt5.safetensors")
     texts = encoded(args.comfyui, ["", *CAPTIONS])
-    train = stored(range(CLIPS), texts, CACHE / "train.safetensors")
-    held_out = stored(range(world.HELD_OUT, world.HELD_OUT + 32), texts, CACHE / "held_out.safetensors")
+    train = samples("train", range(CLIPS), texts)
+    held_out = samples("held_out", range(world.HELD_OUT, world.HELD_OUT + 32), texts)
     torch.set_num_threads(args.threads)
-    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=texts[0])
+    trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=texts[""])
     state = CACHE / "state.pt"
     if state.exists():
         trainer.resume(state)

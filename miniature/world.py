@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,7 @@ class Scene:
 
     colour: str
     size: str
+    pitch: str
     height: float
     gravity: float  # pixels per second squared
     restitution: float  # speed after an impact / before it
@@ -46,7 +48,7 @@ class Scene:
     @property
     def caption(self) -> str:
         """The prompt, in Ovi's form."""
-        return f"A {self.size} {self.colour} ball falls and bounces. Audio: a {BELLS[self.size]} bell rings."
+        return f"A {self.size} {self.colour} ball falls and bounces. Audio: a {self.pitch} bell rings."
 
     def impacts(self) -> list[tuple[float, float]]:
         """Return the time and speed of each impact on the floor within the clip."""
@@ -77,6 +79,7 @@ def scene(seed: int) -> Scene:
     return Scene(
         colour=draw.choice(list(COLOURS)),
         size=size,
+        pitch=BELLS[size],
         height=room * draw.uniform(0.55, 1),
         gravity=draw.uniform(300, 600),
         restitution=draw.uniform(0.76, 0.92),
@@ -95,26 +98,33 @@ def background() -> Tensor:
 
 def frames(scene: Scene) -> Tensor:
     """Draw the frames [T, H, W, 3] of a scene."""
-    heights = scene.heights(torch.arange(FRAMES) / FPS)
-    radius = RADII[scene.size]
+    return balls(scene.colour, RADII[scene.size], scene.heights(torch.arange(FRAMES) / FPS))
+
+
+def balls(colour: str, radius: float, heights: Tensor) -> Tensor:
+    """Draw frames [T, H, W, 3] of a ball in the middle of the stage, at `heights` [T] above the floor."""
     rows, columns = _grid()
     centres = FLOOR - radius - heights
     away = torch.hypot(rows - centres[:, None, None], columns - WIDTH / 2)
     ball = (radius - away + 0.5).clamp(0, 1)[..., None]  # the share of a pixel that the ball covers
-    return torch.lerp(background(), torch.tensor(COLOURS[scene.colour]), ball)
+    return torch.lerp(background(), torch.tensor(COLOURS[colour]), ball)
 
 
 def waveform(scene: Scene) -> Tensor:
-    """Compute the audio [samples] of a scene: at each impact a bell and, softer and shorter, its octave."""
-    pitch = PITCHES[BELLS[scene.size]]
-    times = torch.arange(round(FRAMES / FPS * RATE)) / RATE
+    """Compute the audio [samples] of a scene: a bell at each impact."""
+    return bells(scene.pitch, [(time, 0.4 * speed / SPEED) for time, speed in scene.impacts()], FRAMES / FPS)
+
+
+def bells(pitch: str, strokes: Sequence[tuple[float, float]], seconds: float) -> Tensor:
+    """Compute the audio [samples] of a bell, and softer and shorter its octave, at strokes of a time and a loudness."""
+    hertz = PITCHES[pitch]
+    times = torch.arange(round(seconds * RATE)) / RATE
     out = torch.zeros_like(times)
-    for time, speed in scene.impacts():
+    for time, loudness in strokes:
         since = (times - time).clamp(min=0)
         attack = (since * 500).clamp(max=1)  # 2 ms
-        loudness = 0.4 * speed / SPEED
-        tone = torch.sin(2 * math.pi * pitch * since) * torch.exp(-since / DECAY)
-        octave = 0.3 * torch.sin(4 * math.pi * pitch * since) * torch.exp(-2 * since / DECAY)
+        tone = torch.sin(2 * math.pi * hertz * since) * torch.exp(-since / DECAY)
+        octave = 0.3 * torch.sin(4 * math.pi * hertz * since) * torch.exp(-2 * since / DECAY)
         out += loudness * attack * (tone + octave)
     return out
 

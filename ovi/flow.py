@@ -3,6 +3,9 @@
 x = (1 - sigma) x0 + sigma noise, and the model learns the velocity noise - x0 of both modalities. Sigma has the
 distribution of a shifted schedule and is the same for both towers. In a share of the first steps each tower has its own
 sigma instead, one nearly clean and the other nearly noise, so that the noisy one can only be learned from the other.
+
+Person references (see `references`) have no noise and no loss. In a share of the samples they are zeros, which is what
+guidance by references compares with.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .references import References
 from .sampling import SHIFT
 
 MAX_BATCH = 4096  # samples, all of which are in memory at once
@@ -28,6 +32,8 @@ class Sample(NamedTuple):
     video: Tensor  # [48, F, H, W], normalised for each channel
     audio: Tensor  # [20, L]
     context: Tensor  # the text, [T, text_dim]
+    images: Sequence[Tensor] = ()  # of its persons, [48, 1, H, W] each, normalised as the video
+    voices: Sequence[Tensor] = ()  # of its persons, [20, L] each, of any length
 
 
 class Samples(Protocol):
@@ -53,6 +59,7 @@ class Settings:
     shift: float = SHIFT  # of sigma's distribution
     audio_weight: float = 1.0  # of the audio's loss, a mean over its elements; the video's has 1
     text_dropout: float = 0.1  # share of samples trained without their text, for guidance
+    reference_dropout: float = 0.1  # share of samples with zeros for their images, and of those for their voices
     first_frame: float = 0.2  # share of samples whose first frame is given
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
@@ -66,7 +73,10 @@ class Settings:
                 ("weight_decay", "warmup", "audio_weight", "split_steps"),
                 lambda value: 0 <= value < math.inf,
             ),
-            "from 0 to 1": (("cooldown", "ema", "text_dropout", "first_frame", "split"), lambda value: 0 <= value <= 1),
+            "from 0 to 1": (
+                ("cooldown", "ema", "text_dropout", "reference_dropout", "first_frame", "split"),
+                lambda value: 0 <= value <= 1,
+            ),
             f"from 1 to {MAX_BATCH}": (("batch",), lambda value: 1 <= value <= MAX_BATCH),
             "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
         }
@@ -84,6 +94,7 @@ class Noised(NamedTuple):
     context: Tensor  # [B, T, text_dim]
     velocity: list[Tensor]  # as x
     counts: Tensor  # [B, 1, F, 1, 1]: 0 for given frames, which have no loss
+    references: References | None = None  # None: of clips without persons
 
 
 def noised(
@@ -91,7 +102,8 @@ def noised(
 ) -> Noised:
     """Draw sigmas and noise for a batch; `empty` [T, text_dim] replaces the text of a sample where it is dropped.
 
-    The sigmas of a batch are spread evenly over their distribution. Raises ValueError where the samples' sizes differ.
+    The sigmas of a batch are spread evenly over their distribution. Raises ValueError where the samples' sizes differ,
+    or those of their references.
     """
     videos, audios = [sample.video for sample in samples], [sample.audio for sample in samples]
     for name, latents in (("video", videos), ("audio", audios)):
@@ -119,12 +131,31 @@ def noised(
     x = [torch.lerp(clean, eps, s) for clean, eps, s in zip(x0, noise, by_part, strict=True)]
     velocity = [eps - clean for clean, eps in zip(x0, noise, strict=True)]
     counts = (by_part[0] > 0).float()
-    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts)
+    images, voices = (
+        _references(kind, given, settings.reference_dropout, draw)
+        for kind, given in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
+    )
+    references = References(images, voices) if images or voices else None
+    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references)
+
+
+def _references(
+    kind: str, given: Sequence[Sequence[Tensor]], dropout: float, draw: torch.Generator
+) -> Sequence[Tensor]:
+    """Stack the samples' references of a kind, person by person: [B, ...] each, zeros for samples that are dropped."""
+    shapes = [[tuple(latent.shape) for latent in latents] for latents in given]
+    if any(other != shapes[0] for other in shapes):
+        raise ValueError(f"The reference {kind}s of a batch have shapes {shapes}; train with a batch of 1.")
+    if not shapes[0]:
+        return ()  # without a number drawn, so that clips without persons have the same noise as ever
+    kept = torch.rand(len(given), generator=draw) >= dropout
+    batches = (torch.stack(latents).float() for latents in zip(*given, strict=True))
+    return [batch * kept.view(-1, *[1] * (batch.ndim - 1)) for batch in batches]
 
 
 def losses(model: Callable[..., list[Any]], batch: Noised) -> tuple[Tensor, Tensor]:
     """Return the mean squared errors of the video's and the audio's velocity."""
-    video, audio = model(batch.x, batch.timestep, batch.context)
+    video, audio = model(batch.x, batch.timestep, batch.context, references=batch.references)
     of_video = (video.float() - batch.velocity[0]).square() * batch.counts
     share = batch.counts.mean()
     return of_video.mean() / share, (audio.float() - batch.velocity[1]).square().mean()

@@ -38,7 +38,7 @@ class Folder:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{path} has NaN or infinity in {name}; encode the clip again, or leave it out.")
-        return Sample(**tensors)
+        return Sample(tensors["video"], tensors["audio"], tensors["context"])
 
     def names(self) -> list[str]:
         """Return what tells one set of clips from another: names and sizes in bytes."""

@@ -28,6 +28,7 @@ from ..files import joined, naming, read_safetensors, shards
 from ..flow import Noised, Samples, Settings, losses, noised
 from ..lora import add_lora
 from ..model import OviModel
+from ..references import References
 from .clips import Folder
 from .files import check_paths, complete, exit_code, program
 
@@ -190,7 +191,11 @@ class Trainer:
 def _moved(batch: Noised, device: torch.device) -> Noised:
     x, velocity = ([tensor.to(device) for tensor in pair] for pair in (batch.x, batch.velocity))
     video, audio = batch.timestep
-    return Noised(x, (video.to(device), audio.to(device)), batch.context.to(device), velocity, batch.counts.to(device))
+    references = batch.references
+    if references is not None:
+        references = References(*([latent.to(device) for latent in kind] for kind in references))
+    context, counts = batch.context.to(device), batch.counts.to(device)
+    return Noised(x, (video.to(device), audio.to(device)), context, velocity, counts, references)
 
 
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from statistics import median
 
 import pytest
 import torch
 
-from miniature import WEIGHTS, measure, train, world
+from miniature import WEIGHTS, measure, references, train, train_references, world
 from support.sampling import windowed
 from support.scenes import SEEDS, through_codecs
 
 pytestmark = pytest.mark.comfyui
 
-MODEL = WEIGHTS / "ovi_miniature.safetensors"
+MODEL, LORA = WEIGHTS / "ovi_miniature.safetensors", WEIGHTS / "references_lora.safetensors"
 
 
 @pytest.fixture
@@ -49,8 +50,9 @@ def test_the_codecs_are_vaes_for_ovi_s_nodes(comfy, nodes):
 def test_the_text_encoder_tells_the_captions_apart(nodes):
     """One token for each word, and no two captions alike."""
     clip = nodes.OviMiniatureText.execute().args[0]
-    encoded = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in train.CAPTIONS]
-    assert {(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded} == {16}
+    captions = [*train.CAPTIONS, *train_references.CAPTIONS]
+    encoded = [clip.encode_from_tokens(clip.tokenize(caption)) for caption in captions]
+    assert [(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded] == [16] * 12 + [14] * 3
     apart = torch.cdist(*2 * [torch.cat(encoded).flatten(1)]) + 1e9 * torch.eye(len(encoded))
     assert apart.min() > 1
 
@@ -124,3 +126,44 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
         distances += [b - a for a, b in pairs]
     assert abs(median(distances)) < 0.02
     assert median(map(abs, distances)) < 0.03
+
+
+def test_colour_and_pitch_follow_the_references(comfy, nodes):
+    """The prompt tells neither. Another image changes the colour alone, another sound the pitch alone."""
+    from bench import quality
+    from bench.rows import reference_rows, sampled
+
+    scenes = [references.scene(world.HELD_OUT + i) for i in range(8)]
+    model, clip = loaded(nodes)
+    for row in reference_rows(LORA)[:3]:
+        row = dataclasses.replace(row, steps=4)
+        scores = quality.scores(list(map(row.vary, scenes)), *sampled(model, row, scenes, clip, seed=0))
+        assert scores["colour"] >= 0.75, row.name
+        assert scores["pitch"] >= 0.75, row.name
+        assert scores["nearest_ms"] < scores["shuffled_ms"] / 2, row.name
+
+
+def test_ovi_person_gives_the_ball_its_colour_and_the_bell_its_pitch(comfy, nodes):
+    """Through the nodes of a graph: core's LoRA loader, Ovi Person, KSampler; the same prompt and seed for all."""
+    shutil.copy(MODEL, comfy.models / "diffusion_models" / MODEL.name)
+    shutil.copy(LORA, comfy.models / "loras" / LORA.name)
+    (model,) = comfy.run("OviModelLoader", model_name=MODEL.name, second_model_name="none", weight_dtype="default")
+    (model,) = comfy.run("LoraLoaderModelOnly", model=model, lora_name=LORA.name, strength_model=1.0)
+    (clip,) = nodes.OviMiniatureText.execute().args
+    (video_vae,), (audio_vae,) = nodes.OviMiniatureVideoVAE.execute().args, nodes.OviMiniatureAudioVAE.execute().args
+    vaes = {"vae": video_vae, "audio_vae": audio_vae}
+    size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1}
+    (latent,) = comfy.run("EmptyOviLatent", **size)
+    first = references.scene(world.HELD_OUT)
+    (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=first.caption)
+    sampling = {"seed": 0, "steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    for colour, pitch in (("red", "low"), ("blue", "high"), ("green", "middle")):
+        scene = dataclasses.replace(first, colour=colour, pitch=pitch)
+        voice = {"waveform": references.sound(scene, 0)[None, None], "sample_rate": world.RATE}
+        given = {"face": references.image(scene, 0), "voice": voice, "voice_start": 0.0, "voice_seconds": 0.5}
+        conds = comfy.run("OviPerson", positive=prompt, negative=prompt, latent=latent, **vaes, **given)
+        named = dict(zip(("positive", "negative"), conds, strict=True))
+        (out,) = comfy.run("KSampler", model=model, latent_image=latent, **named, **sampling)
+        images, heard = comfy.run("OviDecode", samples=out, **vaes, fps=24.0, tile_size=0)
+        assert measure.colour(images) == colour
+        assert measure.pitch(heard["waveform"][0, 0]) == pitch

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ovi.tools import train
 from support import golden_model
-from support.training import clips
+from support.training import clips, tensors
 
 pytestmark = pytest.mark.comfyui
 
@@ -19,7 +19,7 @@ def test_lora_loads_back(comfy, tmp_path):
     """The command line writes a LoRA that changes, through the node, every layer that it trained by its product."""
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate(clips()):
-        save_file(clip._asdict(), tmp_path / "clips" / f"{i}.safetensors")
+        save_file(tensors(clip), tmp_path / "clips" / f"{i}.safetensors")
     out = comfy.models / "loras" / "trained.safetensors"
     paths = [str(golden_model.MODEL), "--clips", str(tmp_path / "clips"), "--out", str(out)]
     assert train.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4"]) == 0

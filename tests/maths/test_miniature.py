@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 import torch
 
-from miniature import codecs, initial, measure, world
+from miniature import WEIGHTS, codecs, initial, measure, references, world
 from support.scenes import SEEDS, through_codecs
 
 
@@ -78,7 +78,7 @@ def test_events_are_measured_through_the_codecs(decoded):
             assert max(abs(a - b) for a, b in pairs) < 0.02
             assert median(abs(a - b) for a, b in pairs) < 0.01
         assert measure.colour(frames) == scene.colour
-        assert measure.pitch(wave) == world.BELLS[scene.size]
+        assert measure.pitch(wave) == scene.pitch
 
 
 def test_matching():
@@ -94,6 +94,39 @@ def test_shuffled_clips_are_at_chance(decoded):
     seen, heard = [measure.bounces(video) for video in videos], [measure.onsets(wave) for wave in waves]
     assert measure.nearest_distance(seen, heard) < 0.01
     assert measure.nearest_distance(seen, heard, 1) > 0.04
+
+
+def test_the_prompt_of_a_scene_with_references_tells_neither_colour_nor_pitch():
+    """Nor does the ball's size: every pitch occurs with it. All else is as in the scene of the same seed."""
+    scenes = [references.scene(seed) for seed in range(100)]
+    assert len({(scene.size, scene.pitch) for scene in scenes}) == len(world.RADII) * len(world.PITCHES)
+    assert {scene.caption for scene in scenes} == {
+        f"A {size} ball falls and bounces. Audio: a bell rings." for size in world.RADII
+    }
+    for seed, scene in enumerate(scenes):
+        plain = world.scene(seed)
+        assert torch.equal(world.frames(scene), world.frames(plain))
+        assert scene.impacts() == plain.impacts()
+
+
+def test_references_show_colour_and_pitch_alone():
+    """Through the codecs; the ball has another size than in the clip, the bell is struck at another time."""
+    for seed, scene in ((seed, references.scene(seed)) for seed in SEEDS):
+        image, sound = references.image(scene, seed), references.sound(scene, seed)
+        video, audio = codecs.VideoCodec(), codecs.AudioCodec()
+        seen = video.decode(video.encode(2 * image.movedim(-1, 0)[None] - 1))[0].movedim(0, -1) / 2 + 0.5
+        heard = audio.decode(audio.encode(sound[None]))[0]
+        assert measure.colour(seen) == scene.colour
+        assert measure.pitch(heard) == scene.pitch
+        pixels = [
+            ((frame - world.background()).abs().amax(-1) > 0.1).sum() for frame in (image[0], world.frames(scene)[0])
+        ]
+        assert abs(pixels[0] - pixels[1]) > 100
+        assert measure.onsets(sound) != measure.onsets(world.waveform(scene))
+
+
+def test_the_weights_are_small():
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 32_000_000
 
 
 def test_training_begins_with_what_it_is_given():

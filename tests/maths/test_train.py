@@ -18,18 +18,18 @@ from ovi.lora import add_lora
 from ovi.tools import train as tool
 from ovi.tools.train import Trainer
 from support import golden_model
-from support.training import clips
+from support.training import clips, tensors
 
 SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
 EMPTY = torch.zeros(0, 64)
 
 
-def trainer(settings=SETTINGS, steps=6, rank=0, **options):
+def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, **options):
     torch.manual_seed(0)  # what LoRAs start from
     model = golden_model.load().requires_grad_(True)
     if rank:
         add_lora(model, rank)
-    return Trainer(model, clips(), settings, steps, **options)
+    return Trainer(model, clips(persons=persons), settings, steps, **options)
 
 
 def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
@@ -50,7 +50,8 @@ def test_objective():
     assert torch.equal(got.timestep[0][:, 1], got.timestep[1])
     assert torch.equal(got.context, torch.stack([clip.context for clip in clips(2)]))
 
-    def perfect(x, timestep, context):
+    def perfect(x, timestep, context, references):
+        assert references is None
         return [got.velocity[0] + (1 - got.counts), got.velocity[1] + 0.5]
 
     video, audio = flow.losses(perfect, got)
@@ -92,15 +93,71 @@ def test_a_single_frame_is_not_given_away():
     assert flow.noised([still], EMPTY, every, torch.Generator()).counts.all()
 
 
+def with_persons(n=2, dropout=0.0):
+    """A batch of clips with two persons each, and the same batch of clips with none."""
+    some = dataclasses.replace(SETTINGS, reference_dropout=dropout)
+    return (flow.noised(clips(n, persons), EMPTY, some, torch.Generator().manual_seed(0)) for persons in (2, 0))
+
+
+def test_references_reach_the_model_without_noise():
+    """The losses are those of the model with them, and all else is as without."""
+    got, without = with_persons()
+    samples = clips(2, persons=2)
+    for j in range(2):
+        assert torch.equal(got.references.images[j], torch.stack([sample.images[j] for sample in samples]))
+        assert torch.equal(got.references.voices[j], torch.stack([sample.voices[j] for sample in samples]))
+    assert without.references is None
+    assert torch.equal(got.x[0], without.x[0])
+    assert torch.equal(got.counts, without.counts)
+    model = golden_model.load()
+    video, audio = model(got.x, got.timestep, got.context, references=got.references)
+    of_video, of_audio = flow.losses(model, got)
+    expected = ((video - got.velocity[0]).square() * got.counts).sum() / got.counts.expand_as(video).sum()
+    torch.testing.assert_close(of_video, expected)
+    torch.testing.assert_close(of_audio, (audio - got.velocity[1]).square().mean())
+    assert flow.losses(model, without)[0] != of_video
+
+
+def test_a_trainer_trains_with_references():
+    """From the same noise, other losses than without."""
+    assert trainer(persons=1).step() != trainer().step()
+
+
+def test_references_are_dropped_for_guidance():
+    """Zeros in their place, of all images or all voices of a sample, each in its share of the samples."""
+    got, _ = with_persons(n=100, dropout=0.3)
+    zero = [torch.stack([~one.flatten(1).any(1) for one in kind]) for kind in got.references]
+    for kind in zero:
+        assert torch.equal(kind[0], kind[1])
+        assert 15 < kind[0].sum() < 45
+    assert not torch.equal(zero[0], zero[1])
+    assert [one.shape for one in got.references.voices] == [(100, 20, 3), (100, 20, 4)]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"images": []}, r"The reference images of a batch have shapes .*; train with a batch of 1"),
+        ({"voices": [torch.zeros(20, 3), torch.zeros(20, 9)]}, "The reference voices of a batch have shapes"),
+    ],
+)
+def test_references_of_other_sizes_are_refused(other, message):
+    first, second = clips(2, persons=2)
+    with pytest.raises(ValueError, match=message):
+        flow.noised([first, second._replace(**other)], EMPTY, SETTINGS, torch.Generator())
+
+
 @pytest.mark.parametrize("recompute", [False, True])
-def test_gradients(recompute):
+@pytest.mark.parametrize("persons", [0, 1])
+def test_gradients(recompute, persons):
     """Against finite differences in float64, along a random direction in all weights: nothing in place spoils them."""
     model = golden_model.load(torch.float64).double().requires_grad_(True)
-    got = flow.Noised(*(_double(part) for part in batch()))
+    draw = torch.Generator().manual_seed(0)
+    got = _double(flow.noised(clips(2, persons), EMPTY, SETTINGS, draw, split=False))
     options = {"transformer_options": tool.recompute_blocks(3)} if recompute else {}
 
     def total():
-        video, audio = model(got.x, got.timestep, got.context, **options)
+        video, audio = model(got.x, got.timestep, got.context, references=got.references, **options)
         return (video - got.velocity[0]).square().mean() + (audio - got.velocity[1]).square().mean()
 
     total().backward()
@@ -117,7 +174,10 @@ def test_gradients(recompute):
 
 
 def _double(part):
-    return type(part)(_double(one) for one in part) if isinstance(part, (list, tuple)) else part.double()
+    """What a batch is made of, in float64."""
+    if isinstance(part, (list, tuple)):
+        return type(part)(*map(_double, part)) if hasattr(part, "_fields") else type(part)(map(_double, part))
+    return part if part is None else part.double()
 
 
 def test_losses_fall():
@@ -130,7 +190,7 @@ def test_losses_fall():
     assert last < 0.7 * first
 
 
-@pytest.mark.parametrize("options", [{}, {"rank": 4}, {"recompute": True}])
+@pytest.mark.parametrize("options", [{}, {"rank": 4}, {"recompute": True}, {"rank": 4, "persons": 2}])
 def test_killed_and_resumed(tmp_path, options):
     """The same losses and weights as without the kill."""
     whole = trainer(**options)
@@ -191,7 +251,7 @@ def folder(tmp_path):
     """A folder of clips, and beside it the model."""
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate(clips()):
-        save_file(clip._asdict(), tmp_path / "clips" / f"{i}.safetensors")
+        save_file(tensors(clip), tmp_path / "clips" / f"{i}.safetensors")
     shutil.copy(golden_model.MODEL, tmp_path / "model.safetensors")
     return tmp_path
 
@@ -281,10 +341,10 @@ def output(folder):
     return [path.read_bytes() if path.exists() else None for path in paths]
 
 
-def change_clip(folder, name="0", **tensors):
+def change_clip(folder, name="0", **changed):
     """Write a clip with some tensors changed, or left out (None)."""
     path = folder / "clips" / f"{name}.safetensors"
-    whole = clips(1)[0]._asdict() | tensors
+    whole = tensors(clips(1)[0]) | changed
     save_file({key: tensor for key, tensor in whole.items() if tensor is not None}, path)
 
 

@@ -67,7 +67,7 @@ def _change(header: dict[str, Any], data: bytearray, draw: random.Random) -> byt
     elif how == 3:
         entry["data_offsets"] = draw.choice([[0, 0], [0, 2**62], [8, 4], draw.choice(ABSURD)])
     elif how == 4:
-        key = draw.choice(["num_heads", "text_len", "audio_rope_scale"])
+        key = draw.choice(["num_heads", "text_len", "audio_rope_scale", "reference_rope_scale"])
         header["__metadata__"] = {"ovi_config": json.dumps({"num_heads": 3, key: draw.choice(ABSURD)})}
     elif how == 5:
         key = draw.choice(["ovi_config", "_quantization_metadata"])
