@@ -120,6 +120,21 @@ TWO_PERSONS = with_persons(  # in the order in which no wires cross
     [("face1", "23", "face"), ("voice1", "23", "voice"), ("voice2", "27", "voice"), ("face2", "27", "face")],
 )
 
+MODELS = Box(
+    title="Models (Ovi)",
+    members=[
+        "OviModelLoader", "CLIPLoader", "VAELoader", "OviAudioVAELoader", "OviGuidance", "OviUniPCSampler",
+        "OviScheduler",
+    ],
+    inputs=[],
+    outputs=[
+        ("model", "OviGuidance", 0), ("clip", "CLIPLoader", 0), ("vae", "VAELoader", 0),
+        ("audio_vae", "OviAudioVAELoader", 0), ("sampler", "OviUniPCSampler", 0), ("sigmas", "OviScheduler", 0),
+    ],
+    shown=[*MODEL_NAMES, ("OviScheduler", "steps", "steps")],
+    places=FLAT,
+)  # fmt: skip
+
 SAMPLING = ["RandomNoise", "CFGGuider", "OviUniPCSampler", "OviScheduler", "SamplerCustomAdvanced"]
 SAMPLED = [("latent", "SamplerCustomAdvanced", 0)]
 CONDITIONED = [

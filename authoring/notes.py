@@ -165,3 +165,21 @@ ABOUT_PERSON = _PERSONS + _DREAMID_OMNI + _SEED + _CONSENT
 ABOUT_DIALOGUE = (
     "**Who is who**: face and voice 1 are `<sub1>` of the prompt, face and voice 2 are `<sub2>`.\n\n" + ABOUT_PERSON
 )
+_SHOTS = (
+    "**Shots**: a line `--- cut 5s` or `--- continue 5s` opens each; it may add `seed=7` or `image=1`. Text below "
+    "`--- all` is put in front of every shot's prompt. A shot that continues begins with the last second of the one "
+    "before.\n\n"
+    "**Change a shot** and press Run: it is generated again, with those that continue it. ComfyUI keeps the others "
+    "while the seed stays: set `control after generate` to fixed.\n\n"
+)
+ABOUT_STORYBOARD = (
+    _SHOTS
+    + "**Start images**: connect *Load Image* to `image1`, and write `image=1` into the line of a shot.\n\n"
+    + "**Experimental** where shots continue: Ovi was trained with a first frame as its only reference.\n"
+)
+ABOUT_STORY = (
+    _SHOTS
+    + "**Persons**: face1 and voice1 are `<sub1>` of every prompt, face2 and voice2 are `<sub2>`. Crop the faces; each "
+    "recording lasts at least 2 seconds and has one voice.\n\n"
+    "**Experimental** where shots continue: DreamID-Omni was not trained for it.\n\n" + _CONSENT
+)

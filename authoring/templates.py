@@ -19,6 +19,7 @@ from .boxes import (
     FLAT,
     IMAGE_TO_VIDEO,
     LARGER,
+    MODELS,
     NEW_AUDIO,
     NEXT_CLIP,
     ONE_PERSON,
@@ -34,7 +35,7 @@ from .boxes import (
     Place,
 )
 
-MODELS = {  # node type: its files, beside Load Ovi Model
+FILES = {  # node type: its files, beside Load Ovi Model
     "CLIPLoader": [notes.TEXT_ENCODER],
     "VAELoader": [notes.VIDEO_VAE],
     "OviAudioVAELoader": [notes.AUDIO_VAE, notes.VOCODER],
@@ -70,7 +71,7 @@ class Template:
 
 def layout(template: Template) -> dict[str, Any]:
     """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
-    files = MODELS | {"OviModelLoader": [template.model]}
+    files = FILES | {"OviModelLoader": [template.model]}
     models = {kind: [model_file(url) for url in urls] for kind, urls in files.items()}
     groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
     texts = {notes.MODEL_LINKS: template.links, notes.ABOUT: template.about}
@@ -302,6 +303,38 @@ TEMPLATES = {
         links=notes.LINKS_FOR_PERSONS,
         model=notes.DREAMID_FP8,
         boxes=[TWO_PERSONS],
+    ),
+    "Ovi Person 3 Story": Template(
+        prompt="ovi_story",
+        places={
+            MODELS.title: (0, 0, 400, 280),
+            "20": (0, 350, 224, 314),
+            "24": (0, 714, 224, 314),
+            "22": (260, 770, 224, 136),
+            "26": (260, 956, 224, 136),
+            "OviStoryboard": (600, 0, 500, 1092),
+            "SaveVideo": (1140, 0, 400, 380),
+            notes.ABOUT: (1140, 440, 400, 360),
+            notes.MODEL_LINKS: (1140, 860, 400, 232),
+        },
+        groups={},
+        about=notes.ABOUT_STORY,
+        links=notes.LINKS_FOR_PERSONS,
+        model=notes.DREAMID_FP8,
+        boxes=[MODELS],
+    ),
+    "Ovi Storyboard": Template(
+        prompt="ovi_storyboard",
+        places={
+            MODELS.title: (0, 0, 440, 300),
+            notes.MODEL_LINKS: (0, 360, 440, 250),
+            notes.ABOUT: (0, 670, 440, 330),
+            "OviStoryboard": (480, 0, 520, 1000),
+            "SaveVideo": (1040, 0, 440, 420),
+        },
+        groups={},
+        about=notes.ABOUT_STORYBOARD,
+        boxes=[MODELS],
     ),
 }
 BLUEPRINTS = {  # boxes that ComfyUI's search finds, by title: ComfyUI's category for them, and what they do

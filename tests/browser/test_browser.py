@@ -141,6 +141,7 @@ class TestARun:
             """values => {
                 for (const widget of app.graph.nodes.flatMap(node => node.widgets ?? [])) {
                     if (widget.name in values) widget.value = values[widget.name];
+                    if (widget.name === 'shots') widget.value = widget.value.replaceAll('5s', '9f');
                 }
             }""",
             {"width": 64, "height": 64, "length": 9, "steps": 1, "overlap": 0.2},
