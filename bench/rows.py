@@ -49,7 +49,7 @@ class Row:
     cfg: float = 1.0
     skip_blocks: str = ""
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
-    refer: Refer | None = None  # makes the reference image's latent and the sound's from a scene and a seed
+    refer: Refer | None = None  # makes the reference image's latent and the recording's from a scene and a seed
     vary: Callable[[world.Scene], world.Scene] = field(default=lambda scene: scene)  # what the references show instead
     reference_cfg: tuple[float, float] = (0.0, 0.0)  # of the video and of the audio
 
@@ -120,7 +120,7 @@ def reference_rows(path: Path) -> list[Row]:
     return [
         row("references"),
         row("references: an image of another colour", vary=another("colour", world.COLOURS)),
-        row("references: a sound of another pitch", vary=another("pitch", world.PITCHES)),
+        row("references: a recording of another pitch", vary=another("pitch", world.PITCHES)),
         row("references: zeros in their place", refer=zeros),
         row("references: guided by them", reference_cfg=REFERENCE_CFG),
     ]
@@ -138,15 +138,17 @@ def another(name: str, values: Collection[str]) -> Callable[[world.Scene], world
 
 
 def shown(scene: world.Scene, seed: int) -> tuple[Tensor, Tensor]:
-    """Encode the reference image and the sound of a scene."""
-    image, sound = references.image(scene, seed), references.sound(scene, seed)
-    return nodes.VideoModel().encode(2 * image.movedim(-1, 0)[None] - 1), nodes.AudioModel().encode(sound[None, None])
+    """Encode the reference image and the recording of a scene."""
+    image, recording = references.image(scene, seed), references.recording(scene, seed)
+    return nodes.VideoModel().encode(2 * image.movedim(-1, 0)[None] - 1), nodes.AudioModel().encode(
+        recording[None, None]
+    )
 
 
 def zeros(scene: world.Scene, seed: int) -> tuple[Tensor, Tensor]:
     """Return zeros in place of the references, as in training."""
-    image, sound = shown(scene, seed)
-    return nodes.VideoModel().format.process_out(torch.zeros_like(image)), torch.zeros_like(sound)
+    image, recording = shown(scene, seed)
+    return nodes.VideoModel().format.process_out(torch.zeros_like(image)), torch.zeros_like(recording)
 
 
 def sampled(

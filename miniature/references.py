@@ -1,7 +1,7 @@
-"""The world with references: an image shows the ball's colour, a sound the bell's pitch, and the prompt tells neither.
+"""The world with references: an image shows the ball's colour, a recording the bell's pitch, the prompt neither.
 
 To a model that is what the face and the voice of a person are (see `ovi.references`). The image shows a ball of another
-size at rest anywhere above the floor, the sound one stroke of the bell.
+size at rest anywhere above the floor, the recording has one stroke of the bell.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import world
 
-SECONDS = 0.5  # of the sound
+SECONDS = 0.5  # of the recording
 LATEST = 0.15  # seconds until its stroke, at most
 LOUDNESS = 0.15, 0.5  # of its stroke
 
@@ -42,8 +42,8 @@ def image(scene: Scene, seed: int) -> Tensor:
     return world.balls(scene.colour, radius, torch.tensor([height]))
 
 
-def sound(scene: Scene, seed: int) -> Tensor:
-    """Compute the reference sound [samples] of a scene; a seed draws when the bell is struck, and how loudly."""
+def recording(scene: Scene, seed: int) -> Tensor:
+    """Compute the reference recording [samples] of a scene; a seed draws when the bell is struck, and how loudly."""
     draw = random.Random(f"sound {seed}")
     stroke = draw.uniform(0, LATEST), draw.uniform(*LOUDNESS)
     return world.bells(scene.pitch, [stroke], SECONDS)

@@ -98,15 +98,15 @@ def encoded(comfyui: Path, captions: Sequence[str]) -> dict[str, Tensor]:
 
 def latents(scene: world.Scene) -> dict[str, Tensor]:
     """Return the latents of a scene: the middle of the video [48, F, h, 2] and the audio [20, L]."""
-    return {"video": middle(world.frames(scene)), "audio": sound(world.waveform(scene))}
+    return {"video": video_latent(world.frames(scene)), "audio": audio_latent(world.waveform(scene))}
 
 
-def middle(frames: Tensor) -> Tensor:
+def video_latent(frames: Tensor) -> Tensor:
     """Encode frames [T, H, W, 3]: the latents [48, F, h, 2] of their middle, where the ball is."""
     return VideoCodec().encode(2 * frames.movedim(-1, 0)[None] - 1)[0, ..., MIDDLE].half()
 
 
-def sound(waveform: Tensor) -> Tensor:
+def audio_latent(waveform: Tensor) -> Tensor:
     """Encode a waveform [samples]: latents [20, L]."""
     return AudioCodec().encode(waveform[None])[0].half()
 

@@ -36,18 +36,18 @@ CAPTIONS = [references.Scene("", size, "", 0, 1, 0).caption for size in world.RA
 
 
 class Samples(train.Samples):
-    """The training samples of scenes with an image and a sound each."""
+    """The training samples of scenes with an image and a recording each."""
 
     def __getitem__(self, index: int, /) -> Sample:
-        image, sound = self.latents["image"][index], self.latents["sound"][index]
-        return super().__getitem__(index)._replace(images=[self.staged(image)], voices=[sound])
+        image, recording = self.latents["image"][index], self.latents["recording"][index]
+        return super().__getitem__(index)._replace(images=[self.staged(image)], voices=[recording])
 
 
 def latents(seed: int) -> dict[str, Tensor]:
-    """Return the latents of a scene and of its references: the image's [48, 1, h, 2] and the sound's [20, L]."""
+    """Return the latents of a scene and of its references: the image's [48, 1, h, 2] and the recording's [20, L]."""
     scene = references.scene(seed)
-    image, sound = references.image(scene, seed), references.sound(scene, seed)
-    return train.latents(scene) | {"image": train.middle(image), "sound": train.sound(sound)}
+    image, recording = references.image(scene, seed), references.recording(scene, seed)
+    return train.latents(scene) | {"image": train.video_latent(image), "recording": train.audio_latent(recording)}
 
 
 def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Samples:
@@ -58,7 +58,7 @@ def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Sam
 
 @torch.no_grad()
 def followed(model: OviModel, samples: Samples) -> tuple[float, float]:
-    """Generate the clips of samples; return the share that has the colour of its image, and the pitch of its sound."""
+    """Generate the clips of samples; return the shares that have the colour of the image and the recording's pitch."""
     given = [samples[i] for i in range(len(samples))]
     text = torch.stack([one.context for one in given])
     persons = References(

@@ -129,7 +129,7 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
 
 
 def test_colour_and_pitch_follow_the_references(comfy, nodes):
-    """The prompt tells neither. Another image changes the colour alone, another sound the pitch alone."""
+    """The prompt tells neither. Another image changes the colour alone, another recording the pitch alone."""
     from bench import quality
     from bench.rows import reference_rows, sampled
 
@@ -159,7 +159,7 @@ def test_ovi_person_gives_the_ball_its_colour_and_the_bell_its_pitch(comfy, node
     sampling = {"seed": 0, "steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
     for colour, pitch in (("red", "low"), ("blue", "high"), ("green", "middle")):
         scene = dataclasses.replace(first, colour=colour, pitch=pitch)
-        voice = {"waveform": references.sound(scene, 0)[None, None], "sample_rate": world.RATE}
+        voice = {"waveform": references.recording(scene, 0)[None, None], "sample_rate": world.RATE}
         given = {"face": references.image(scene, 0), "voice": voice, "voice_start": 0.0, "voice_seconds": 0.5}
         conds = comfy.run("OviPerson", positive=prompt, negative=prompt, latent=latent, **vaes, **given)
         named = dict(zip(("positive", "negative"), conds, strict=True))

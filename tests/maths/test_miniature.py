@@ -112,17 +112,17 @@ def test_the_prompt_of_a_scene_with_references_tells_neither_colour_nor_pitch():
 def test_references_show_colour_and_pitch_alone():
     """Through the codecs; the ball has another size than in the clip, the bell is struck at another time."""
     for seed, scene in ((seed, references.scene(seed)) for seed in SEEDS):
-        image, sound = references.image(scene, seed), references.sound(scene, seed)
+        image, recording = references.image(scene, seed), references.recording(scene, seed)
         video, audio = codecs.VideoCodec(), codecs.AudioCodec()
         seen = video.decode(video.encode(2 * image.movedim(-1, 0)[None] - 1))[0].movedim(0, -1) / 2 + 0.5
-        heard = audio.decode(audio.encode(sound[None]))[0]
+        heard = audio.decode(audio.encode(recording[None]))[0]
         assert measure.colour(seen) == scene.colour
         assert measure.pitch(heard) == scene.pitch
         pixels = [
             ((frame - world.background()).abs().amax(-1) > 0.1).sum() for frame in (image[0], world.frames(scene)[0])
         ]
         assert abs(pixels[0] - pixels[1]) > 100
-        assert measure.onsets(sound) != measure.onsets(world.waveform(scene))
+        assert measure.onsets(recording) != measure.onsets(world.waveform(scene))
 
 
 def test_the_weights_are_small():
