@@ -10,11 +10,20 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi import geometry, image
+from ..ovi import image
 from ..ovi.native.joint import JointLatent, preserved_note, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
-from .inputs import MAX_SIZE, REGENERATED, batch_input, fit_input, regenerated_inputs, seconds_input, size_inputs
+from .inputs import (
+    MAX_SIZE,
+    REGENERATED,
+    batch_input,
+    fit_input,
+    fps_input,
+    regenerated_inputs,
+    seconds_input,
+    size_inputs,
+)
 from .notes import show
 
 NOTHING = "nothing"
@@ -47,15 +56,7 @@ class OviReference(io.ComfyNode):
             inputs=[
                 *size_inputs(),
                 fit_input("images and frames"),
-                io.Float.Input(
-                    "fps",
-                    default=geometry.FPS,
-                    min=1.0,
-                    max=1000.0,
-                    step=0.001,
-                    tooltip="Frames per second of the connected video. Ovi works at 24: at another rate the nearest "
-                    "frames are used.",
-                ),
+                fps_input(),
                 io.Int.Input(
                     "keep_frames",
                     default=0,

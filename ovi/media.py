@@ -232,6 +232,12 @@ def gap_notes(audio_latents: int, seconds: float) -> list[str]:
     return [f"The audio lasts {lasts:.2f} s, the video {seconds:.2f} s: {rest}"]
 
 
+def peak_notes(audio: Mapping[str, Any]) -> list[str]:
+    """Say that an AUDIO is too loud for the audio VAE, if that is so."""
+    peak = audio["waveform"].abs().max().item()
+    return [f"The audio peaks at {peak:.2f}: everything beyond 1 is clipped"] if peak > 1 else []
+
+
 def _preserved(mask: Tensor) -> list[Span]:
     """Return the spans where a mask is 0."""
     spans, position = [], 0
