@@ -10,7 +10,7 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi import image
+from ..ovi import image, media
 from ..ovi.native.joint import JointLatent, preserved_note, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
@@ -94,7 +94,13 @@ class OviReference(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     tooltip="Joint latent of video and audio, with a noise mask that preserves what is connected."
-                )
+                ),
+                io.Audio.Output(
+                    "own_audio",
+                    display_name="own_audio",
+                    tooltip="The connected audio itself, cut to the clip: at its own rate, in all its channels. "
+                    "Connect it to 'Create Video' in place of the decoded one.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -155,7 +161,8 @@ class OviReference(io.ComfyNode):
             regenerate_between(
                 joint.video_mask, joint.audio_mask, remake_start, remake_end, video=of_video, audio=of_audio
             )
-        return io.NodeOutput(joint.latent(), ui=show(cls, joint.notes(notes)))
+        own_audio = None if audio is None else media.clipped(audio, length)
+        return io.NodeOutput(joint.latent(), own_audio, ui=show(cls, joint.notes(notes)))
 
 
 class OviRemake(io.ComfyNode):
