@@ -9,6 +9,7 @@ from .audio_vae import OviAudioVAELoader
 from .decode import OviDecode
 from .extend import OviContinue, OviJoin
 from .guide import OviGuidance
+from .keyframe import OviGuide
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
 from .lora import OviLoraLoader
@@ -39,6 +40,7 @@ class OviExtension(ComfyExtension):
             OviImageToVideo,
             OviPerson,
             OviReference,
+            OviGuide,
             OviContinue,
             OviRemake,
             OviGuidance,

@@ -155,6 +155,19 @@ def voice_inputs() -> list[io.Input]:
     ]
 
 
+def fps_input() -> io.Input:
+    """Return an input for the frame rate of connected frames."""
+    return io.Float.Input(
+        "fps",
+        default=geometry.FPS,
+        min=1.0,
+        max=1000.0,
+        step=0.001,
+        tooltip="Frames per second of the connected video. Ovi works at 24: at another rate the nearest frames are "
+        "used.",
+    )
+
+
 def regenerated_inputs() -> list[io.Input]:
     """Return inputs for the time between which something is regenerated."""
     return [

@@ -10,11 +10,20 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi import geometry, image
+from ..ovi import image, media
 from ..ovi.native.joint import JointLatent, preserved_note, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
-from .inputs import MAX_SIZE, REGENERATED, batch_input, fit_input, regenerated_inputs, seconds_input, size_inputs
+from .inputs import (
+    MAX_SIZE,
+    REGENERATED,
+    batch_input,
+    fit_input,
+    fps_input,
+    regenerated_inputs,
+    seconds_input,
+    size_inputs,
+)
 from .notes import show
 
 NOTHING = "nothing"
@@ -47,15 +56,7 @@ class OviReference(io.ComfyNode):
             inputs=[
                 *size_inputs(),
                 fit_input("images and frames"),
-                io.Float.Input(
-                    "fps",
-                    default=geometry.FPS,
-                    min=1.0,
-                    max=1000.0,
-                    step=0.001,
-                    tooltip="Frames per second of the connected video. Ovi works at 24: at another rate the nearest "
-                    "frames are used.",
-                ),
+                fps_input(),
                 io.Int.Input(
                     "keep_frames",
                     default=0,
@@ -93,7 +94,13 @@ class OviReference(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     tooltip="Joint latent of video and audio, with a noise mask that preserves what is connected."
-                )
+                ),
+                io.Audio.Output(
+                    "own_audio",
+                    display_name="own_audio",
+                    tooltip="The connected audio itself, cut to the clip: at its own rate, in all its channels. "
+                    "Connect it to 'Create Video' in place of the decoded one.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -154,7 +161,8 @@ class OviReference(io.ComfyNode):
             regenerate_between(
                 joint.video_mask, joint.audio_mask, remake_start, remake_end, video=of_video, audio=of_audio
             )
-        return io.NodeOutput(joint.latent(), ui=show(cls, joint.notes(notes)))
+        own_audio = None if audio is None else media.clipped(audio, length)
+        return io.NodeOutput(joint.latent(), own_audio, ui=show(cls, joint.notes(notes)))
 
 
 class OviRemake(io.ComfyNode):

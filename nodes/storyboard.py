@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -125,6 +126,12 @@ class OviStoryboard(io.ComfyNode):
                     MAX_PERSONS,
                     "Voices of the persons in every shot, for DreamID-Omni: voice1 is that of <sub1>.",
                 ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Your own recording, which the shots follow, each its part, and which is the audio of the "
+                    "result, unchanged. Shots that do not say their length end in its pauses.",
+                ),
             ],
             outputs=[io.Video.Output(tooltip="All shots, joined. Connect to 'Save Video'.")],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -157,6 +164,7 @@ class OviStoryboard(io.ComfyNode):
         images: dict[str, Tensor],
         faces: dict[str, Tensor],
         voices: dict[str, Any],
+        audio: Mapping[str, Any] | None = None,
     ) -> io.NodeOutput:
         """Read the text, show on the node what all shots will take, and expand to their nodes."""
         require_ovi(model, "Ovi Storyboard")
@@ -165,7 +173,8 @@ class OviStoryboard(io.ComfyNode):
         given = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         expansion.persons(given)
         defaults = storyboard.Defaults(length, geometry.nearest_frames(overlap), seed, prompt_style)
-        board = storyboard.read(shots, defaults, expansion.numbers(given, "image"))
+        track = storyboard.Track.of(audio) if audio is not None else None
+        board = storyboard.read(shots, defaults, expansion.numbers(given, "image"), track)
         count, frames = len(board.shots), board.frames
         note = (
             f"{count} {'shots' if count > 1 else 'shot'}, {frames} frames, {geometry.seconds(frames):.2f} s: "

@@ -28,6 +28,7 @@ ZERO_CROSSINGS, ROLLOFF = 6, 0.99  # torchaudio's defaults
 BLOCK = 2**20  # numbers
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LOUDEST = 1e6  # of a waveform, which is meant to lie within -1 and 1: beyond it, sums overflow sooner or later
+WINDOW, SHORTEST_PAUSE, QUIET = 0.02, 0.2, 0.15  # seconds, seconds, part of the range of loudness
 AUDIBLE_GAP = 0.1  # seconds; the halves of an Ovi latent differ by 0.03 at most
 
 
@@ -185,6 +186,33 @@ def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     return torch.cat(blocks, dim=-1)
 
 
+def clipped(audio: Any, frames: int, what: str = "audio") -> dict[str, Any]:
+    """Return the audio of a clip's `frames`, as it is: its own rate, its own channels, no sample changed.
+
+    Raises ValueError, naming the audio as `what`, where `recording` does.
+    """
+    waveform, rate = recording(audio, what)
+    return {"waveform": waveform[None, :, : round(geometry.seconds(frames) * rate)], "sample_rate": rate}
+
+
+def pauses(wave: Tensor, rate: int) -> list[tuple[float, float]]:
+    """Return the begins and ends, in seconds, of the pauses in a wave [S].
+
+    A pause is a stretch of `SHORTEST_PAUSE` or more that is hardly louder than the quietest tenth of the wave: its
+    loudness, in windows of `WINDOW`, stays in the lowest `QUIET` of the range up to that of the loudest tenth.
+    """
+    size = round(WINDOW * rate)
+    if len(wave) < size:
+        return []
+    loudness = wave[: len(wave) // size * size].view(-1, size).square().mean(1).sqrt()
+    quietest, loudest = loudness.quantile(torch.tensor([0.1, 0.9]).to(loudness)).tolist()
+    if loudest <= 2 * quietest:  # music or noise that is loud throughout has none
+        return []
+    quiet = loudness <= quietest + QUIET * (loudest - quietest)
+    found = [(first * size / rate, after * size / rate) for first, after in _zeros(~quiet)]
+    return [(start, end) for start, end in found if end - start >= SHORTEST_PAUSE]
+
+
 def before_padding(audio: Any, frames: int, overlap: int, what: str) -> dict[str, Any]:
     """Return the audio of the last `overlap` of a clip's `frames`, up to one latent before the end.
 
@@ -213,8 +241,8 @@ def preserved_note(video_mask: Tensor, audio_mask: Tensor) -> str:
     if video_mask.all() and audio_mask.all():
         return "Preserved: nothing"
     rate = geometry.AUDIO_LATENT_RATE
-    frames = [(max(geometry.frames(first) + 1, 1), geometry.frames(after)) for first, after in _preserved(video_mask)]
-    seconds = [(first / rate, after / rate) for first, after in _preserved(audio_mask)]
+    frames = [(max(geometry.frames(first) + 1, 1), geometry.frames(after)) for first, after in _zeros(video_mask)]
+    seconds = [(first / rate, after / rate) for first, after in _zeros(audio_mask)]
     of_video = " and ".join(f"{first} to {last}" if first < last else f"{last}" for first, last in frames)
     of_audio = " and ".join(f"{first:.2f} to {end:.2f}" for first, end in seconds)
     video = f"frames {of_video} of {geometry.frames(len(video_mask))}" if frames else "no frames"
@@ -232,8 +260,14 @@ def gap_notes(audio_latents: int, seconds: float) -> list[str]:
     return [f"The audio lasts {lasts:.2f} s, the video {seconds:.2f} s: {rest}"]
 
 
-def _preserved(mask: Tensor) -> list[Span]:
-    """Return the spans where a mask is 0."""
+def peak_notes(audio: Mapping[str, Any]) -> list[str]:
+    """Say that an AUDIO is too loud for the audio VAE, if that is so."""
+    peak = audio["waveform"].abs().max().item()
+    return [f"The audio peaks at {peak:.2f}: everything beyond 1 is clipped"] if peak > 1 else []
+
+
+def _zeros(mask: Tensor) -> list[Span]:
+    """Return the spans where a mask [L] is 0."""
     spans, position = [], 0
     for regenerated, run in groupby(mask.tolist()):
         after = position + len(list(run))

@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from . import geometry, join, prompt
+from . import geometry, join, media, prompt
 from .quote import quoted
 
 LONGEST = 16384  # frames: ComfyUI's own limit of lengths
@@ -55,11 +55,29 @@ class Shot:
     key: str
 
 
+class Track(NamedTuple):
+    """Audio that the shots follow: its length and the begins and ends of its pauses, in frames."""
+
+    frames: int
+    pauses: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, audio: Any) -> Track:
+        """Return that of ComfyUI's AUDIO. Raises ValueError for what is no recording."""
+        waveform, rate = media.recording(audio)
+        pauses = media.pauses(waveform.float().mean(0), rate)
+        return cls(
+            int(waveform.shape[1] / rate * geometry.FPS),
+            tuple((start * geometry.FPS, end * geometry.FPS) for start, end in pauses),
+        )
+
+
 class Storyboard(NamedTuple):
-    """The shots of a storyboard, and what there is to say about them."""
+    """The shots of a storyboard, what there is to say about them, and the audio that they follow."""
 
     shots: tuple[Shot, ...]
     notes: tuple[str, ...]
+    track: Track | None = None
 
     @property
     def starts(self) -> list[int]:
@@ -75,6 +93,10 @@ class Storyboard(NamedTuple):
     def frames(self) -> int:
         """The length of all shots, joined."""
         return self.starts[-1]
+
+    def follows(self, shot: Shot, begin: int) -> bool:
+        """Say whether a shot that begins at a frame has a part of the track to follow, behind its overlap."""
+        return self.track is not None and self.track.frames - begin - shot.overlap > 1
 
 
 class Defaults(NamedTuple):
@@ -92,8 +114,11 @@ class _Part(NamedTuple):
     text: str
 
 
-def read(text: str, defaults: Defaults, images: Collection[int] = ()) -> Storyboard:
+def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Track | None = None) -> Storyboard:
     """Read a storyboard; `images` are the numbers of the start images that there are.
+
+    Where the shots follow a track, each that does not say its length ends in the last pause that it reaches, and the
+    last one with the track.
 
     Raises ValueError, naming the line of each problem, for unknown or contradictory options, a length that no latent
     holds or that is no longer than an overlap, a missing image, a shot without text, speech that is not closed, and
@@ -122,10 +147,14 @@ def read(text: str, defaults: Defaults, images: Collection[int] = ()) -> Storybo
             if part is parts[0] and part.options.get("join") == CONTINUE:
                 raise ValueError("The first shot has none before it to continue: write cut")
             shot = _shot(part, common, shots[-1] if shots else None, defaults, images, seen)
+            if track and not part.options.keys() & {"seconds", "frames"}:
+                begin = Storyboard((*shots, shot), ()).starts[-2]
+                shot = replace(shot, frames=_following(shot, begin, track, is_last=part is parts[-1]))
             shots.append(shot)
             notes += [f"Line {part.line}: {note}" for note in _doubts(shot, defaults.style)]
     _refuse(problems)
-    return Storyboard(tuple(shots), tuple(notes))
+    board = Storyboard(tuple(shots), tuple(notes), track)
+    return board._replace(notes=(*notes, *_track_notes(board)))
 
 
 def _refuse(problems: list[str]) -> None:
@@ -226,6 +255,32 @@ def _frames(options: Mapping[str, str], default: int) -> int:
     if not 0 < frames <= LONGEST:
         raise ValueError(f"A shot has 1 to {LONGEST} frames, not {frames}")
     return frames
+
+
+def _following(shot: Shot, begin: int, track: Track, *, is_last: bool) -> int:
+    """Return the frames of a shot that begins at a frame of the track and may be as long as it is."""
+    rest = track.frames - begin  # with the overlap
+    if is_last and rest > shot.overlap:
+        return min(shot.frames, geometry.frames(geometry.video_latents(rest + geometry.FRAMES_PER_LATENT - 1)))
+    step = geometry.FRAMES_PER_LATENT
+    for frames in range(shot.frames, max(shot.frames // 2, shot.overlap), -step):
+        if any(start <= begin + frames <= end for start, end in track.pauses):
+            return frames
+    return shot.frames
+
+
+def _track_notes(board: Storyboard) -> list[str]:
+    """Say what of the track no shot follows, or which shots have no track to follow."""
+    if board.track is None:
+        return []
+    lasts, used = geometry.seconds(board.track.frames), geometry.seconds(board.frames)
+    *begins, _ = board.starts
+    silent = [shot.line for shot, begin in zip(board.shots, begins, strict=True) if not board.follows(shot, begin)]
+    if silent:
+        return [f"Line {silent[0]}: The audio lasts {lasts:.2f} s, and ends before this shot: it is silent"]
+    if lasts > used:
+        return [f"The audio lasts {lasts:.2f} s: the first {used:.2f} s are used"]
+    return []
 
 
 def _doubts(shot: Shot, style: str) -> list[str]:

@@ -6,7 +6,7 @@ A mask is 0 where a latent is preserved and 1 where it is generated.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.latent_formats
@@ -16,6 +16,7 @@ from comfy.nested_tensor import NestedTensor
 from torch import Tensor
 
 from .. import geometry, image, media
+from .latent import latent_parts
 from .vae import encode
 
 
@@ -53,6 +54,30 @@ class JointLatent:
         self.video = comfy.latent_formats.Wan22().process_out(video)
         self.video_mask = torch.ones_like(self.video[:, :1])
         self.audio_mask = torch.ones_like(self.audio[:, :1])
+
+    @classmethod
+    def of(cls, latent: Mapping[str, Any]) -> JointLatent:
+        """Return that of a LATENT, whose own tensors stay as they are, with its masks.
+
+        Raises ValueError for another latent, and for masks of another form than this class makes.
+        """
+        video, audio = latent_parts(latent)
+        batch, _, frames, height, width = video.shape
+        stride = geometry.PIXELS_PER_LATENT
+        joint = cls(width * stride, height * stride, geometry.frames(frames), batch)
+        if video.any():  # an empty one stays zero after normalisation
+            joint.video = video.clone()
+        joint.audio, joint.audio_mask = audio.clone(), torch.ones_like(audio[:, :1])
+        if (mask := latent.get("noise_mask")) is not None:
+            given = mask.unbind() if mask.is_nested else [mask]
+            shapes = [list(part.shape) for part in given]
+            if shapes != [list(part.shape) for part in (joint.video_mask, joint.audio_mask)]:
+                raise ValueError(
+                    f"The latent has a noise mask of the shape {' and '.join(map(str, shapes))}, but one for each half "
+                    "is needed: connect the latent from before 'Set Latent Noise Mask'."
+                )
+            joint.video_mask, joint.audio_mask = (part.clone() for part in given)
+        return joint
 
     def latent(self) -> dict[str, Any]:
         """Return it as a LATENT."""
@@ -143,9 +168,79 @@ class JointLatent:
         notes = []
         if seconds > clip_seconds:
             notes.append(f"The audio lasts {seconds:.2f} s: the first {clip_seconds:.2f} s are used")
-        if (peak := audio["waveform"].abs().max().item()) > 1:
-            notes.append(f"The audio peaks at {peak:.2f}: everything beyond 1 is clipped")
-        return notes
+        return notes + media.peak_notes(audio)
+
+    def guide_video(self, vae: Any, frames: Any, fps: float, fit: image.Fit, frame: int) -> str:
+        """Preserve one image [1, H, W, C], or frames [T, H, W, C] from `frame` on, and say what they fill.
+
+        Frames are counted from 0, and from -1 for the last one backwards. An image fills the latent that holds its
+        frame; of several frames, those are used that fill whole latents. Raises ValueError for a frame beyond the clip,
+        and for frames that fill no latent.
+        """
+        image.check_images(frames, "guide")
+        frame = self._place(frame)
+        packed = geometry.FRAMES_PER_LATENT
+        if len(frames) == 1:
+            begin = geometry.video_latents(frame)  # the latent that holds it
+            used = frames.expand(1 + packed if begin else 1, -1, -1, -1)
+        elif frame == 0:
+            shown = media.at_24(frames, fps, self.length, "guide")
+            begin, used = 0, shown[: geometry.frames(geometry.video_latents(len(shown)))]
+        else:
+            shown = media.at_24(frames, fps, self.length - frame, "guide")
+            begin = geometry.video_latents(frame + packed - 1)  # the first latent that begins there or later
+            skipped = geometry.frames(begin) - frame
+            if len(shown) < skipped + packed:
+                raise ValueError(
+                    f"The guide's {len(shown)} frames from frame {frame} on fill no latent, which holds four: "
+                    f"{skipped + packed} are needed there, or one image."
+                )
+            whole = shown[skipped : skipped + (len(shown) - skipped) // packed * packed]
+            # The VAE packs four frames into a latent only after a first one, which is left out below.
+            used = torch.cat([shown[max(0, skipped - 1)][None], whole])
+        encoded = encode(vae, image.fit_frames(used, self.width, self.height, fit, "guide"), "guide")
+        latents = encoded[:, :, 1:] if begin else encoded
+        after = begin + latents.shape[2]
+        self.video[:, :, begin:after] = latents
+        self.video_mask[:, :, begin:after] = 0.0
+        first, last = max(0, geometry.frames(begin)), geometry.frames(after) - 1
+        place = f"frames {first} to {last}" if first < last else f"frame {first}"
+        return f"Guide: {place} of 0 to {self.length - 1}"
+
+    def guide_audio(self, vae: Any, audio: Any, frame: int) -> list[str]:
+        """Preserve audio that begins at the time of a frame, counted as for `guide_video`, and say what it fills.
+
+        What lies before the first whole latent is left out, so that the rest is where it belongs. Raises ValueError for
+        a frame beyond the clip, and for audio that fills no latent.
+        """
+        rate, latent_rate = vae.audio_sample_rate, geometry.AUDIO_LATENT_RATE
+        start = geometry.seconds(self._place(frame))
+        wave = media.mono(audio, rate, "guide's audio")
+        begin, room = math.ceil(start * latent_rate), self.audio.shape[2]
+        used = wave[round((begin / latent_rate - start) * rate) :]
+        used = used[: math.ceil((room - begin) * rate / latent_rate)]
+        if len(used) / rate * latent_rate < 1:
+            raise ValueError(
+                f"The guide's audio lasts {len(wave) / rate:.2f} s and begins at {start:.2f} s of the clip's "
+                f"{geometry.seconds(self.length):.2f} s, so it fills no latent of {1 / latent_rate:.3f} s: let it "
+                "begin earlier, or use a longer one."
+            )
+        latents = encode(vae, used.view(1, -1, 1), "guide's audio")[..., : room - begin]
+        after = begin + latents.shape[2]
+        self.audio[..., begin:after] = latents
+        self.audio_mask[..., begin:after] = 0.0
+        place = f"Guide: audio {begin / latent_rate:.2f} to {after / latent_rate:.2f} of {room / latent_rate:.2f} s"
+        return [place, *media.peak_notes(audio)]
+
+    def _place(self, frame: int) -> int:
+        """Return a frame of the clip counted from 0, of one that may be counted from -1 backwards."""
+        place = frame + self.length if frame < 0 else frame
+        if not 0 <= place < self.length:
+            raise ValueError(
+                f"The guide begins at frame {frame}, but the clip has the frames 0 to {self.length - 1}: use one of "
+                "them, or -1 for the last."
+            )
+        return place
 
 
 def regenerate_between(

@@ -45,8 +45,9 @@ class Expansion:
         waits = {f"waits.wait{index}": positive for index, (positive, _) in enumerate(prompts)}
         self._node("OviShot", PLAN, "", note=self.note, filename_prefix="", **waits)
         clips: list[Link] = []
-        for number, ((shot, title), conditioning) in enumerate(zip(titled, prompts, strict=True), start=1):
-            clips.append(self._clip(shot, title, conditioning, clips[-1] if clips else None))
+        begins = self.board.starts[:-1]
+        for number, ((shot, title), conditioning, begin) in enumerate(zip(titled, prompts, begins, strict=True), 1):
+            clips.append(self._clip(shot, title, conditioning, clips[-1] if clips else None, begin))
             prefix = f"{self.prefix}_shot{number:02}" if self.prefix else ""
             self._node("OviShot", f"{shot.key}.done", title, clip=clips[-1], note="done", filename_prefix=prefix)
         joined = self._joined(clips)
@@ -88,9 +89,20 @@ class Expansion:
         size = self._node("EmptyOviLatent", "size", "", length=1, batch_size=1, **self._take("width", "height"))
         return size.out(0)
 
-    def _clip(self, shot: Shot, title: str, prompts: tuple[Link, Link], before: Link | None) -> Link:
-        """Generate a shot, which may continue the clip `before` it."""
+    def _cut(self, key: str, title: str, begin: int, frames: int) -> Link:
+        """Cut the track for `frames` from `begin` on."""
+        times = {"start_index": geometry.seconds(begin), "duration": geometry.seconds(frames)}
+        return self._node("TrimAudioDuration", key, title, **self._take("audio"), **times).out(0)
+
+    def _clip(self, shot: Shot, title: str, prompts: tuple[Link, Link], before: Link | None, begin: int) -> Link:
+        """Generate a shot that begins at a frame; it may continue the clip `before` it, and follow the track."""
         latent = self._latent(shot, title, before)
+        follows = self.board.follows(shot, begin)
+        if follows:
+            # The last audio latent may end after the last frame.
+            driving = self._cut(f"{shot.key}.driving", title, begin, shot.frames + geometry.FRAMES_PER_LATENT)
+            more = self._take("audio_vae") | {"frame": 0, "fit": "crop", "fps": geometry.FPS}
+            latent = self._node("OviGuide", f"{shot.key}.guided", title, latent=latent, audio=driving, **more).out(0)
         noise = self._node("RandomNoise", f"{shot.key}.noise", title, noise_seed=shot.seed)
         positive, negative = prompts
         guider = self._node(
@@ -118,7 +130,8 @@ class Expansion:
             fps=geometry.FPS,
             **self._take("vae", "audio_vae", "tile_size"),
         )
-        return self._video(f"{shot.key}.clip", title, decoded.out(0), decoded.out(1))
+        audio = self._cut(f"{shot.key}.part", title, begin, shot.frames) if follows else decoded.out(1)
+        return self._video(f"{shot.key}.clip", title, decoded.out(0), audio)
 
     def _latent(self, shot: Shot, title: str, before: Link | None) -> Link:
         vae = self._take("vae")
@@ -136,6 +149,14 @@ class Expansion:
         return self._node("CreateVideo", key, title, images=images, audio=audio, fps=geometry.FPS, bit_depth=8).out(0)
 
     def _joined(self, clips: list[Link]) -> Link:
+        joined = self._in_a_row(clips)
+        if self.board.track is None:
+            return joined
+        # The track as it is, rather than its parts, which crossfade.
+        parts = self._node("GetVideoComponents", "components", "", video=joined)
+        return self._video("followed", "", parts.out(0), self._cut("track", "", 0, self.board.frames))
+
+    def _in_a_row(self, clips: list[Link]) -> Link:
         if len(clips) == 1:
             return clips[0]
         overlaps = self.board.overlaps

@@ -302,3 +302,22 @@ def test_halves_that_do_not_belong_together_are_refused(comfy):
     latent = {"samples": joint(torch.zeros(1, 48, 4, 6, 8), torch.full((1, 20, 17), torch.nan))}
     with pytest.raises(ValueError, match=r"^The audio half of the latent contains NaN or infinity"):
         comfy.run("OviRemake", samples=latent, remake="audio", remake_start=0.0, remake_end=0.0)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (16_000, 1)])
+def test_the_audio_itself_is_handed_on(comfy, rate, channels):
+    """Of 30 seconds those of the clip, sample for sample as given: what Create Video gets, before any encoding."""
+    draw = torch.Generator().manual_seed(0)
+    given = {"waveform": torch.randn(1, channels, 40 * rate, generator=draw).clamp(-1, 1), "sample_rate": rate}
+    inputs = SIZE | CLIP | REMAKE | {"width": 32, "height": 32, "length": 721, "audio_vae": WindowVAE()}
+    latent, own_audio = comfy.run("OviReference", **inputs, audio=given)
+    assert (latent["noise_mask"].unbind()[1] == 0).all()
+    (video,) = comfy.run("CreateVideo", images=torch.zeros(721, 32, 32, 3), audio=own_audio, fps=24.0)
+    saved = video.get_components().audio
+    assert saved["sample_rate"] == rate
+    assert torch.equal(saved["waveform"], given["waveform"][..., : round(721 / 24 * rate)])
+
+
+def test_without_audio_none_is_handed_on(comfy):
+    _, own_audio = comfy.run("OviReference", **SIZE | CLIP | REMAKE, vae=BlockVAE(), video=random_frames(5))
+    assert own_audio is None

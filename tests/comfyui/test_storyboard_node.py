@@ -64,7 +64,7 @@ def executor(comfy, nodes, monkeypatch):
 
 @pytest.fixture
 def seeds(monkeypatch, comfy):
-    """The seed of each run of a sampler, in order; `seeds.stop` is the one at whose step a cancel comes."""
+    """The seed of each run of a sampler, in order, and its masks; at the seed `seeds.stop` there is a cancel."""
     from comfy.samplers import CFGGuider
 
     import nodes as comfyui_nodes
@@ -73,9 +73,11 @@ def seeds(monkeypatch, comfy):
         stop = None
 
     seeds, sample = Seeds(), CFGGuider.sample
+    seeds.masks = []
 
     def spy(guider, *args, **kwargs):
         seeds.append(kwargs["seed"])
+        seeds.masks.append(kwargs["denoise_mask"])
         if kwargs["seed"] == seeds.stop:
             comfyui_nodes.interrupt_processing()
         return sample(guider, *args, **kwargs)
@@ -92,7 +94,7 @@ def prompt(shots=SHOTS, **changes):
     inputs |= {"video_negative": "", "audio_negative": "", "prompt_style": "960x960_5s", "width": 64, "height": 64}
     inputs |= {"length": 9, "overlap": 0.2, "fit": "crop", "filename_prefix": "", "tile_size": 0}
     inputs |= {"voice_start": 0.0, "voice_seconds": 0.1, "images.image1": ["image", 0]}
-    media = {name: {"class_type": "Given", "inputs": {"name": name}} for name in ("image", "face", "voice")}
+    media = {name: {"class_type": "Given", "inputs": {"name": name}} for name in ("image", "face", "voice", "track")}
     return {
         **given,
         **media,
@@ -244,3 +246,31 @@ def test_notes_of_all_shots_are_on_the_storyboard(executor, finished):
     assert {node for node, _ in executor.progress} == {"board"}
     assert [note for note in executor.notes if note.startswith("Shot 2 of 2") and "adds 0.17 s" in note]
     assert executor.notes[-2:] == ["Shot 2 of 2: done", "13 frames, 0.54 s"]
+
+
+def test_a_track_is_the_audio_of_the_result_and_its_parts_drive_the_shots(executor, seeds, finished):
+    """Stereo at 48 kHz, unchanged; each shot is as long as its part, which the sampler preserves."""
+    wave = torch.randn(1, 2, 48_000, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    wave[..., 10_000:22_000] *= 0.001  # a pause, in frames 5 to 11
+    VALUES["track"] = {"waveform": wave, "sample_rate": 48_000}
+    shots = "A\n--- continue\nB\n--- cut 5f\nC\n--- cut\nD"
+    assert executor.run(prompt(shots, length=13, audio=["track", 0])) is None
+    assert [len(shot.images) for shot in finished] == [9, 13, 5, 5]
+    clip = VALUES["clips"][-1]
+    assert len(clip.images) == 27
+    assert clip.audio["sample_rate"] == 48_000
+    assert torch.equal(clip.audio["waveform"], wave)
+    for shot, begin in zip(finished, (0, 4, 17, 22), strict=True):
+        own, first = shot.audio["waveform"], begin * 2000
+        assert torch.equal(own, wave[..., first : first + own.shape[-1]])
+    assert [bool(mask.unbind()[1].any()) for mask in seeds.masks] == [False] * 3 + [True]
+
+
+def test_shots_of_a_track_stay_in_the_cache_too(executor, seeds, finished):
+    VALUES["track"] = tone(2.0)
+    shots = "--- 9f seed=1\nA\n--- continue 9f seed=2\nB\n--- cut 9f seed=3\nC"
+    for text in (shots, shots.replace("B", "D")):
+        del seeds[:]
+        assert executor.run(prompt(text, audio=["track", 0])) is None
+    assert seeds == [2]
+    assert "The audio lasts 2.00 s: the first 0.92 s are used" in executor.shown("board")[0]

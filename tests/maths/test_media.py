@@ -204,3 +204,27 @@ def test_a_span_has_every_latent_that_it_touches(span, video, audio):
 )
 def test_the_note_says_what_is_preserved(video, audio, note):
     assert media.preserved_note(torch.tensor(video), torch.tensor(audio)) == f"Preserved: {note}"
+
+
+def spoken(*parts, rate=16000, noise=0.003):
+    """Return a wave: noise, over which each stretch of `parts`, in seconds, is loud and then quiet in turn."""
+    draw = torch.Generator().manual_seed(0)
+    loudness = [torch.full((round(part * rate),), 0.3 * (index % 2 == 0)) for index, part in enumerate(parts)]
+    wave = torch.cat(loudness)
+    return (wave + noise) * torch.randn(len(wave), generator=draw)
+
+
+@pytest.mark.parametrize("rate", [16000, 44100, 48000])
+def test_pauses_are_found(rate):
+    """Those of 0.2 s and more, to a window; also where the recording is not silent between words."""
+    wave = spoken(1.0, 0.5, 0.8, 0.1, 0.7, 0.3, 1.2, rate=rate)
+    found = media.pauses(wave, rate)
+    assert len(found) == 2
+    for (start, end), expected in zip(found, ((1.0, 1.5), (3.1, 3.4)), strict=True):
+        assert (start, end) == pytest.approx(expected, abs=0.025)
+
+
+def test_audio_without_pauses_has_none():
+    assert media.pauses(torch.randn(32000), 16000) == []
+    assert media.pauses(torch.zeros(32000), 16000) == []
+    assert media.pauses(torch.randn(10), 16000) == []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
-from ovi.storyboard import Defaults, read
+from ovi.storyboard import Defaults, Track, read
 
 DEFAULTS = Defaults(frames=121, overlap=25, seed=10, style="960x960_5s")
 
@@ -117,3 +118,44 @@ def test_everything_that_does_not_fit_is_said_at_once():
     with pytest.raises(ValueError, match="image=9") as refusal:
         shots("\n".join(f"--- image=9\nshot {number}" for number in range(8)))
     assert str(refusal.value).splitlines()[5:] == ["… and 3 more"]
+
+
+FOUR = "A\n--- continue\nB\n--- cut\nC\n--- continue\nD"
+
+
+def test_shots_end_in_the_pauses_of_a_track():
+    """In the last pause that a shot reaches with half of its length or more; the last shot is as long as it may be."""
+    track = Track(frames=400, pauses=((50, 55), (100, 110), (111, 112), (185, 192), (250, 251)))
+    board = read(FOUR, DEFAULTS, track=track)
+    assert [shot.frames for shot in board.shots] == [109, 105, 61, 121]
+    assert board.starts == [0, 84, 189, 225, 346]
+    assert board.notes == ("The audio lasts 16.67 s: the first 14.42 s are used",)
+
+
+def test_the_last_shot_ends_with_the_track():
+    """It holds what is left of it; a length that is given stays."""
+    board = read(FOUR, DEFAULTS, track=Track(390, ()))
+    assert ([shot.frames for shot in board.shots], board.frames, board.notes) == ([121, 121, 121, 77], 390, ())
+    board = read(f"{FOUR}\n--- 4s\nE", DEFAULTS, track=Track(500, ((5, 500),)))
+    assert [shot.frames for shot in board.shots] == [121, 121, 121, 121, 97]
+
+
+def test_shots_behind_the_end_of_a_track_follow_nothing():
+    board = read(FOUR, DEFAULTS, track=Track(150, ()))
+    assert [board.follows(shot, begin) for shot, begin in zip(board.shots, board.starts, strict=False)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert board.notes == ("Line 4: The audio lasts 6.25 s, and ends before this shot: it is silent",)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2)])
+def test_a_track_is_read_from_audio(rate, channels):
+    wave = 0.01 * torch.randn(channels, 3 * rate, generator=torch.Generator().manual_seed(0))
+    wave[:, :rate] *= 50
+    wave[:, 2 * rate :] *= 50
+    track = Track.of({"waveform": wave[None], "sample_rate": rate})
+    assert track.frames == 72
+    assert track.pauses == (pytest.approx((24, 48), abs=0.6),)
