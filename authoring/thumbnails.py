@@ -25,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from torch import Tensor
 
-from miniature import WEIGHTS, measure, world
+from miniature import WEIGHTS, measure, references, world
 from ovi import geometry
 from tests.support import ROOT, browser
 from tests.support.comfy_host import Host
@@ -50,6 +50,13 @@ class Clip(NamedTuple):
 
     frames: Tensor
     waveform: Tensor
+
+
+class Person(NamedTuple):
+    """What a clip follows: an image [1, H, W, 3] and a recording [samples] at 16 kHz."""
+
+    image: Tensor
+    recording: Tensor
 
 
 class Row(NamedTuple):
@@ -85,6 +92,9 @@ class Studio:
         path = shutil.copy(WEIGHTS / "ovi_miniature.safetensors", self.host.models / "diffusion_models")
         options = {"second_model_name": "none", "weight_dtype": "default"}
         (self.model,) = self.run("OviModelLoader", model_name=Path(path).name, **options)
+        lora = shutil.copy(WEIGHTS / "references_lora.safetensors", self.host.models / "loras")
+        strengths = {"video_strength": 1.0, "audio_strength": 1.0}
+        (self.following,) = self.run("OviLoraLoader", model=self.model, lora_name=Path(lora).name, **strengths)
         (self.text,) = nodes.OviMiniatureText.execute().args
         (self.video_vae,) = nodes.OviMiniatureVideoVAE.execute().args
         (self.audio_vae,) = nodes.OviMiniatureAudioVAE.execute().args
@@ -115,6 +125,20 @@ class Studio:
         (latent,) = self.run("OviImageToVideo", vae=self.video_vae, start_image=image, **size)
         return self.decode(self.sample(colour, latent, seed))
 
+    def of_person(self, person: Person, size: str, seed: int) -> Clip:
+        """Generate a clip that follows a person, which its prompt does not describe."""
+        prompt = references.Scene("", size, "", 0, 1, 0).caption
+        (cond,) = self.run("CLIPTextEncode", clip=self.text, text=prompt)
+        latent = self.empty()
+        voice = {"waveform": person.recording[None, None], "sample_rate": world.RATE}
+        positive, negative = self.run(
+            "OviPerson", positive=cond, negative=cond, latent=latent, vae=self.video_vae, audio_vae=self.audio_vae,
+            face=person.image, voice=voice, voice_start=0.0, voice_seconds=references.SECONDS,
+        )  # fmt: skip
+        prompts = {"positive": positive, "negative": negative}
+        inputs = {"model": self.following, "latent_image": latent, "seed": seed, "denoise": 1.0}
+        return self.decode(self.run("KSampler", **prompts, **inputs, **SAMPLING)[0])
+
     def in_a_row(self, colour: str, seeds: Sequence[int]) -> tuple[list[Clip], Clip]:
         """Generate clips that each continue the one before; return them, and all of them joined."""
         clips, videos = [self.from_text(colour, seeds[0])], []
@@ -136,7 +160,7 @@ class Studio:
         size = {"width": world.WIDTH, "height": world.HEIGHT, "length": len(frames), "batch_size": 1, "fit": "refuse"}
         keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
         keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
-        (latent,) = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
+        latent, *_ = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
         return Clip(frames, self.decode(self.sample(colour, latent, seed)).waveform)
 
     def in_windows(self, colour: str, seed: int) -> Clip:
@@ -178,6 +202,8 @@ def main() -> None:
 def drawings(studio: Studio) -> dict[str, list[str]]:
     """Generate what the thumbnails show; return each as SVG."""
     image = world.frames(world.Scene("yellow", "large", "low", height=48, gravity=420, restitution=0.86))[:1]
+    one, other = person("green", "high", 0), person("red", "low", 1)
+    takes = [studio.of_person(one, size, seed) for size, seed in (("large", 1), ("medium", 2), ("small", 3))]
     return {
         "Ovi 1 Text to Video": [
             sheet(62, 16, 276, 96, "blue", 22), arrow(200, 120), *below(studio.from_text("blue", 2)),
@@ -193,6 +219,13 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             arrow(200, 120), *below(studio.from_text("green", 2)),
         ],
         "Ovi 9 Text to Video, All Nodes": [*graph(), arrow(200, 130), *below(studio.from_text("yellow", 3))],
+        "Ovi Person 1 Face and Voice": [*given(one, 16), arrow(200, 124), *below(takes[0])],
+        "Ovi Person 2 Dialogue": [
+            *given(one, 16, 172), *beside(takes[0], 16), *given(other, 212, 172),
+            *beside(studio.of_person(other, "large", 4), 212),
+        ],
+        "Ovi Person 3 Story": [*given(one, 16), *cuts(takes)],
+        "Ovi Storyboard": [*page(), *cuts([studio.from_text(colour, 2) for colour in ("blue", "yellow", "green")])],
     }  # fmt: skip
 
 
@@ -200,6 +233,47 @@ def below(clip: Clip) -> list[str]:
     """A clip in the lower part of a thumbnail."""
     row = Row(EDGE, INNER, every=4, frames=12)
     return [strip(clip, row, 160), wave(clip, row, 268, 92), bounces(clip, row, 160, 360)]
+
+
+def person(colour: str, pitch: str, seed: int) -> Person:
+    """Draw the references of a person."""
+    scene = references.Scene(colour, "large", pitch, 0, 1, 0)
+    return Person(references.image(scene, seed), references.recording(scene, seed))
+
+
+def given(person: Person, x: float, width: float = INNER) -> list[str]:
+    """A person's image and recording, outlined."""
+    row = Row(x + 112, width - 116, every=1, frames=round(references.SECONDS * world.FPS))
+    clip = Clip(person.image, person.recording)
+    return [
+        frame(person.image[0], x, 16, 100, 100), outline(x, 16, 100, 100),
+        wave(clip, row, 24, 84), outline(x + 108, 16, width - 108, 100),
+    ]  # fmt: skip
+
+
+def beside(clip: Clip, x: float) -> list[str]:
+    """A clip in the lower left or right of a thumbnail."""
+    row = Row(x, 172, every=8, frames=6)
+    return [arrow(x + 86, 124), strip(clip, row, 160), wave(clip, row, 268, 92), bounces(clip, row, 160, 360)]
+
+
+def cuts(clips: Sequence[Clip]) -> list[str]:
+    """Clips one after the other, each with its audio."""
+    width = INNER / len(clips)
+    drawn = [arrow(200, 124)]
+    for i, clip in enumerate(clips):
+        row = Row(EDGE + i * width, width - 6, every=12, frames=4)
+        drawn += [strip(clip, row, 160), wave(clip, row, 268, 92)]
+    return drawn
+
+
+def page() -> list[str]:
+    """The page of a storyboard."""
+    lines = [("--- cut 2s", RUST), ("A blue ball falls.", INK), ("--- continue 2s", RUST), ("--- cut 2s", RUST)]
+    return [
+        box(90, 14, 220, 104, PAPER, rx=6),
+        *(words(200, 36 + 24 * i, line, 18, ink) for i, (line, ink) in enumerate(lines)),
+    ]
 
 
 def from_image(image: Tensor, clip: Clip) -> list[str]:
