@@ -136,7 +136,7 @@ class Studio:
         size = {"width": world.WIDTH, "height": world.HEIGHT, "length": len(frames), "batch_size": 1, "fit": "refuse"}
         keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
         keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
-        (latent,) = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
+        latent, _ = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
         return Clip(frames, self.decode(self.sample(colour, latent, seed)).waveform)
 
     def in_windows(self, colour: str, seed: int) -> Clip:

@@ -113,7 +113,7 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
     distances = []
     for seed in SEEDS[:6]:
         scene = world.scene(seed)
-        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
+        latent, _ = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
         (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
         conds = {"positive": prompt, "negative": prompt}
         (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
