@@ -269,10 +269,10 @@ def cuts(clips: Sequence[Clip]) -> list[str]:
 
 def page() -> list[str]:
     """The page of a storyboard."""
-    lines = [("--- cut 2s", RUST), ("A blue ball falls.", INK), ("--- continue 2s", RUST), ("--- cut 2s", RUST)]
+    lines = [("--- cut 2s", RUST), ("A blue ball falls.", INK), ("--- cut 2s", RUST), ("A yellow ball falls.", INK)]
     return [
-        box(90, 14, 220, 104, PAPER, rx=6),
-        *(words(200, 36 + 24 * i, line, 18, ink) for i, (line, ink) in enumerate(lines)),
+        box(80, 12, 240, 108, PAPER, rx=6),
+        *(words(200, 28 + 25 * i, line, 19, ink) for i, (line, ink) in enumerate(lines)),
     ]
 
 

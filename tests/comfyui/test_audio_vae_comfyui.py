@@ -160,7 +160,7 @@ def test_ovi_reference_encodes_whole_latents_of_audio(comfy, vae, seconds, rate,
     inputs = dict(width=32, height=32, length=121, fit="crop", fps=24.0, keep_frames=0, keep_seconds=0.0, batch_size=1)
     remake = dict(remake="nothing", remake_start=0.0, remake_end=0.0)
     audio = {"waveform": wave, "sample_rate": rate}
-    (latent,) = comfy.run("OviReference", **inputs, **remake, audio_vae=vae, audio=audio)
+    latent, _ = comfy.run("OviReference", **inputs, **remake, audio_vae=vae, audio=audio)
     _, encoded = latent["samples"].unbind()
     _, mask = latent["noise_mask"].unbind()
     assert mask[0, 0].tolist() == [0.0] * latents + [1.0] * (157 - latents)

@@ -113,7 +113,7 @@ def test_the_audio_for_a_video_meets_it(comfy, nodes):
     distances = []
     for seed in SEEDS[:6]:
         scene = world.scene(seed)
-        (latent,) = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
+        latent, _ = comfy.run("OviReference", **size, **keep, vae=video_vae, video=world.frames(scene))
         (prompt,) = comfy.run("CLIPTextEncode", clip=clip, text=scene.caption)
         conds = {"positive": prompt, "negative": prompt}
         (latent,) = comfy.run("KSampler", model=model, seed=seed, latent_image=latent, **conds, **sampling)
@@ -138,8 +138,8 @@ def test_colour_and_pitch_follow_the_references(comfy, nodes):
     for row in reference_rows(LORA)[:3]:
         row = dataclasses.replace(row, steps=4)
         scores = quality.scores(list(map(row.vary, scenes)), *sampled(model, row, scenes, clip, seed=0))
-        assert scores["colour"] >= 0.75, row.name
-        assert scores["pitch"] >= 0.75, row.name
+        assert scores["colour"] >= 0.85, row.name
+        assert scores["pitch"] >= 0.85, row.name
         assert scores["nearest_ms"] < scores["shuffled_ms"] / 2, row.name
 
 
