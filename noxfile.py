@@ -163,18 +163,8 @@ def compat(session: nox.Session, version: str) -> None:
     """Run the tests of the model and the nodes on older versions of ComfyUI, in the environment of the newest."""
     environment(session)
     comfyui = str(unpacked(session, version))
-    parts = [
-        "host",
-        "pack",
-        "native",
-        "nodes",
-        "layouts",
-        "lora",
-        "reference",
-        "continue",
-        "prompt_node",
-        "audio_vae_comfyui",
-    ]
+    parts = ["host", "pack", "native", "nodes", "layouts", "lora", "reference", "guide", "continue", "storyboard_node"]
+    parts += ["prompt_node", "audio_vae_comfyui"]
     tests = session.posargs or [f"tests/comfyui/test_{part}.py" for part in parts]
     session.run(PYTHON, "-m", "pytest", *tests, external=True, env={"COMFYUI_PATH": comfyui})
 

@@ -87,7 +87,7 @@ class OviStoryboard(io.ComfyNode):
                     default=0,
                     min=0,
                     max=storyboard.SEEDS - 1,
-                    control_after_generate=True,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Noise of the first shot after a cut; each shot that continues it has the next seed. "
                     "'seed=7' in a shot's line is for that shot.",
                 ),

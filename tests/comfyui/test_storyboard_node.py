@@ -56,10 +56,28 @@ def nodes(comfy, load, clip):
     comfy.node["Keep"] = Keep
 
 
+@pytest.fixture(scope="module")
+def encoded():
+    """Prompts by their text: most tests encode the same few."""
+    return {}
+
+
 @pytest.fixture
-def executor(comfy, nodes, monkeypatch):
-    """An executor with an empty cache."""
-    return Executor(comfy, monkeypatch)
+def executor(comfy, nodes, encoded, monkeypatch, request):
+    """An executor with an empty cache, of the kind that a test asks for."""
+    text = comfy.module("nodes.text")
+    encode = text.encode
+
+    def encode_once(clip, words):
+        if words not in encoded:
+            encoded[words] = encode(clip, words)
+        return encoded[words]
+
+    monkeypatch.setattr(text, "encode", encode_once)
+    return Executor(comfy, monkeypatch, getattr(request, "param", "CLASSIC"))
+
+
+in_each_cache = pytest.mark.parametrize("executor", ["CLASSIC", "RAM_PRESSURE"], indirect=True)  # both were the default
 
 
 @pytest.fixture
@@ -120,9 +138,10 @@ def finished(monkeypatch, comfy):
     return done
 
 
+@in_each_cache
 @pytest.mark.usefixtures("finished")
 def test_a_shot_that_changes_is_generated_anew_with_those_that_continue_it(executor, seeds):
-    """In ComfyUI's default cache: a change of one, a shot in between, and that shot taken out again."""
+    """A change of one, a shot in between, and that shot taken out again, if the cache keeps what was not run since."""
     shots = SHOTS
     assert executor.run(prompt(shots)) is None
     assert seeds == [1, 2, 3, 4, 5]
@@ -140,6 +159,17 @@ def test_a_shot_that_changes_is_generated_anew_with_those_that_continue_it(execu
         assert seeds == expected, new
 
 
+@pytest.mark.usefixtures("finished")
+def test_another_image_changes_the_shot_that_begins_with_it(executor, seeds):
+    assert executor.run(prompt()) is None
+    del seeds[:]
+    other = prompt()
+    other["image"]["inputs"]["name"] = "face"
+    assert executor.run(other) is None
+    assert seeds == [5]
+
+
+@in_each_cache
 def test_a_cancel_keeps_the_shots_that_are_done(executor, seeds, finished):
     seeds.stop = 4
     assert executor.run(prompt())[0] == "execution_interrupted"

@@ -1,4 +1,4 @@
-"""Prompts run by ComfyUI's own executor in this process, with its default cache; stand-ins enter as nodes."""
+"""Prompts run by ComfyUI's own executor in this process, with its caches; stand-ins enter as nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Executor:
 
     client_id = last_node_id = last_prompt_id = None
 
-    def __init__(self, comfy, monkeypatch):
+    def __init__(self, comfy, monkeypatch, cache="CLASSIC"):
+        """`cache` is one of ComfyUI's: CLASSIC, or RAM_PRESSURE, which keeps little that the prompt has not."""
         import execution
         from server import PromptServer
 
@@ -35,9 +36,9 @@ class Executor:
         self.progress: list[tuple[str, str]] = []  # node and text of each note
         comfy.node["Given"] = Given
         monkeypatch.setattr(PromptServer, "instance", self, raising=False)
-        none = {"lru": 0, "ram": 0, "ram_inactive": 0}
+        sizes = {"lru": 0, "ram": 0, "ram_inactive": 1e6}  # GB: as on a machine whose memory is never all free
         self._validate = execution.validate_prompt
-        self._executor = execution.PromptExecutor(self, execution.CacheType.CLASSIC, none)
+        self._executor = execution.PromptExecutor(self, execution.CacheType[cache], sizes)
 
     def send_sync(self, event, data, client=None):
         """Take a message, as the server would."""
