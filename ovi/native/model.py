@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from .. import geometry
 from ..config import OviConfig
-from ..guidance import SKIP_KEY, Skip
+from ..guidance import SKIP_KEY, Modalities, Skip
 from ..memory import activation_bytes, bytes_per_token
 from ..model import Block, OviModel, References
 from ..sampling import SHIFT
@@ -32,20 +33,25 @@ try:
 except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
     model_prefetch = None
 
+FUSION_KEYS = ("a2v_cross_attn", "v2a_cross_attn")  # core's transformer_options that cut the fusion
 COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the video goes black
 
 
-class PromptType(comfy.conds.CONDConstant):
-    """The type of a prompt, "positive" or "negative".
+GENERATED = "generated"  # in a prompt's model_conds: the Modalities that no mask preserves whole
+CUTS = "cuts"  # the same: whether the towers do not attend to each other
+
+
+class PerPrompt(comfy.conds.CONDConstant):
+    """A fact about a prompt, which others in its batch need not share.
 
     For conditions in one batch the model gets a list, one entry for each chunk of the batch.
     """
 
-    def can_concat(self, other: PromptType) -> bool:
-        """Let prompts of both types share a batch."""
+    def can_concat(self, other: PerPrompt) -> bool:
+        """Let any prompts share a batch."""
         return True
 
-    def concat(self, others: Sequence[PromptType]) -> list[str]:
+    def concat(self, others: Sequence[PerPrompt]) -> list[Any]:
         """Return the list that the model gets."""
         return [self.cond, *(other.cond for other in others)]
 
@@ -98,6 +104,8 @@ class NativeOviModel(OviModel):
         embedded: bool = False,
         skip_blocks: tuple[int, ...] = (),
         skip_rows: Sequence[bool] | None = None,
+        cut_rows: Sequence[bool] | None = None,
+        pass_blocks: tuple[int, ...] = (),
         audio_start: float = 0.0,
         reference_images: Sequence[Tensor] = (),
         reference_voices: Sequence[Tensor] = (),
@@ -113,6 +121,8 @@ class NativeOviModel(OviModel):
             audio_start=audio_start,
             references=given,
             transformer_options=transformer_options,
+            cut_rows=cut_rows,
+            pass_blocks=pass_blocks,
         )
 
     def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
@@ -136,7 +146,7 @@ class Ovi(comfy.model_base.BaseModel):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=NativeOviModel)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the texts of both towers, masks per frame, the latents' shapes and the type of the prompt.
+        """Return the texts of both towers, masks per frame, the latents' shapes and facts about the prompt.
 
         This runs once per prompt and sampling run, so the texts are embedded here. Masks become one number per frame:
         video [B, 1, F, 1, 1], audio [B, 1, L].
@@ -156,12 +166,15 @@ class Ovi(comfy.model_base.BaseModel):
                 "'Perp-Neg Guider' instead of 'Perp-Neg', and leave out other nodes that do so."
             )
         out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
-        out["prompt_types"] = PromptType(kwargs["prompt_type"])
+        out["prompt_types"], out[CUTS] = PerPrompt(kwargs["prompt_type"]), PerPrompt(False)
         out |= references.conditions(kwargs, shapes, self.process_latent_in)
+        generated = [True, True]
         if (mask := kwargs.get("denoise_mask")) is not None:
             video, audio = comfy.utils.unpack_latents(mask, shapes)
+            generated = [bool(part.any()) for part in (video, audio)]
             out["denoise_mask"] = comfy.conds.CONDRegular(video.mean((1, 3, 4), keepdim=True))
             out["audio_denoise_mask"] = comfy.conds.CONDRegular(audio.mean(1, keepdim=True))
+        out[GENERATED] = comfy.conds.CONDConstant(Modalities(*generated))
         return out
 
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
@@ -178,6 +191,8 @@ class Ovi(comfy.model_base.BaseModel):
         transformer_options: Mapping[str, Any] | None = None,
         *,
         prompt_types: Sequence[str],
+        cuts: Sequence[bool],
+        generated: Modalities,
         **kwargs: Any,
     ) -> Tensor:
         """Pass the model what changes during a run as arguments.
@@ -185,11 +200,17 @@ class Ovi(comfy.model_base.BaseModel):
         It must not read it from transformer_options, which core's TorchCompileModel treats as constants.
         """
         options = transformer_options or {}
+        chunk = len(x) // len(prompt_types)
         skip: Skip | None = options.get(SKIP_KEY)
         if skip is not None and "negative" in prompt_types:
-            chunk = len(x) // len(prompt_types)
             kwargs["skip_blocks"] = skip.at(options["sigmas"])
             kwargs["skip_rows"] = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
+        if not any(options.get(key, True) for key in FUSION_KEYS):
+            cuts = [True for _ in cuts]
+        if any(cuts):
+            kwargs["cut_rows"] = [cut for cut in cuts for _ in range(chunk)]
+        if passing := options.get("stg_self_attn_blocks"):
+            kwargs["pass_blocks"] = tuple(sorted(passing))
         if (window := options.get("context_window")) is not None and window.index_list[0] > 0:
             # A later window's audio begins with its first latent; an anchor is a latent of the video alone, before it.
             anchored = getattr(window, "causal_anchor_index", None) is not None
@@ -275,6 +296,14 @@ class OviSupported(comfy.supported_models_base.BASE):
         """Set the dtypes of the weights and of the computation. (ComfyUI passes `device` since 0.27.)"""
         self.unet_config["dtype"] = dtype
         self.manual_cast_dtype = manual_cast_dtype
+
+
+def without_fusion(conds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return prompts, as ComfyUI samples them, for which neither tower attends to the other."""
+    return [
+        {**cond, "model_conds": cond["model_conds"] | {CUTS: PerPrompt(True)}, "uuid": uuid.uuid5(cond["uuid"], CUTS)}
+        for cond in conds
+    ]
 
 
 def require_ovi(patcher: ModelPatcher, node: str) -> None:

@@ -140,6 +140,18 @@ def counted_passes(model):
         handle.remove()
 
 
+def count_batches(model):
+    """The model, and a list that gets the batch size of each call of it."""
+    batches = []
+
+    def spy(run, args):
+        batches.append(len(args["input"]))
+        return run(args["input"], args["timestep"], **args["c"])
+
+    model.set_model_unet_function_wrapper(spy)
+    return model, batches
+
+
 class TimestepSpy:
     """Records the timesteps that the diffusion model is called with."""
 
