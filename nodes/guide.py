@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..ovi import guidance, native
 
 AUDIO_CFG = 3.0  # the Ovi release's
-MAX_CFG = 100.0
+MAX_CFG, MAX_SHIFT = 100.0, 100.0
 
 
 def percent(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
@@ -109,6 +109,18 @@ class OviGuidance(io.ComfyNode):
                     advanced=True,
                     optional=True,
                 ),
+                io.Float.Input(
+                    "audio_shift",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_SHIFT,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="The shift of the audio's noise schedule, where it differs from the video's; 0: the same. "
+                    "Counted beside the MODEL's own shift, 5, or that of ModelSamplingSD3.",
+                    advanced=True,
+                    optional=True,
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -135,6 +147,7 @@ class OviGuidance(io.ComfyNode):
         sync_start_percent: float = 0.0,
         sync_end_percent: float = 1.0,
         sync_direction: str = guidance.AUTO,
+        audio_shift: float = 0.0,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         skip = skip_start_percent, skip_end_percent
@@ -152,5 +165,6 @@ class OviGuidance(io.ComfyNode):
             sync_scale,
             (sync_start_percent, sync_end_percent),
             sync_direction,
+            audio_shift,
         )
         return io.NodeOutput(guided)

@@ -130,6 +130,7 @@ def guide(
     sync_scale: float = 0.0,
     sync: tuple[float, float] = (0.0, 1.0),
     sync_direction: str = AUTO,
+    audio_shift: float = 0.0,
 ) -> comfy.model_patcher.ModelPatcher:
     """Return a clone of an Ovi MODEL with a guidance scale for the audio and blocks that the negative pass skips.
 
@@ -137,8 +138,9 @@ def guide(
     start and end in 0 to 1, in which blocks are skipped and each modality is guided; where neither modality is, there
     is no negative pass. The reference cfgs say how closely the clip follows faces and voices, where its modality is
     guided; 0 saves a pass. The sync scale says how strongly video and audio are pushed towards each other, in the part
-    `sync`; `sync_direction` is one of `DIRECTIONS`. Raises ValueError for a model that is not Ovi or has Ovi Guidance
-    already, a block that cannot be skipped, and a part that ends before it starts.
+    `sync`; `sync_direction` is one of `DIRECTIONS`. The audio shift, where it is not 0, is that of the audio's noise
+    schedule, beside the video's, which is the MODEL's; all parts count in the video's. Raises ValueError for a model
+    that is not Ovi or has Ovi Guidance already, a block that cannot be skipped, and a part that ends before it starts.
     """
     require_ovi(model, "Ovi Guidance")
     if SKIP_KEY in model.model_options["transformer_options"]:
@@ -150,6 +152,8 @@ def guide(
     model = model.clone()
     options = model.model_options
     options["transformer_options"][SKIP_KEY] = Skip(blocks, skip_range)
+    if audio_shift:
+        model.add_object_patch("audio_shift", audio_shift)
     predict = options.get("sampler_calc_cond_batch_function", _predict)
     synchrony = Synchrony(sync_scale, sync_range, sync_direction)
     references_cfg = video_reference_cfg, audio_reference_cfg

@@ -48,6 +48,19 @@ class OviLatent(comfy.latent_formats.Wan22):
         """Undo the normalisation of the video part."""
         return self._on_video(super().process_out, latent)
 
+    def scale_audio(self, latent: Any, factor: Any) -> Any:
+        """Multiply the audio part of a joint latent by a number, or by one for each row [B, 1, 1]; 1.0 changes nothing.
+
+        A video alone is returned as it is.
+        """
+        if (isinstance(factor, float) and factor == 1.0) or (not latent.is_nested and latent.ndim == 5):
+            return latent
+        if latent.is_nested:
+            video, audio = latent.unbind()
+            return NestedTensor([video, audio * factor])
+        size = self.video_size(latent)
+        return torch.cat([latent[..., :size], latent[..., size:] * factor], dim=-1)
+
     def preview_frame(self, latent: Tensor) -> Tensor:
         """Return one frame [B, 48, H, W] of a video or packed latent, the next one at each call: previews move.
 

@@ -10,6 +10,7 @@ from typing import Any
 import comfy.conds
 import comfy.model_base
 import comfy.model_management
+import comfy.model_sampling
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -23,8 +24,8 @@ from .. import geometry
 from ..config import OviConfig
 from ..guidance import SKIP_KEY, Modalities, Skip
 from ..memory import activation_bytes, bytes_per_token
-from ..model import Block, OviModel, References
-from ..sampling import SHIFT
+from ..model import NO_FLOAT64, Block, OviModel, References
+from ..sampling import SHIFT, audio_sigma, carried
 from . import references
 from .latent import OviLatent
 
@@ -140,10 +141,40 @@ class NativeOviModel(OviModel):
 
 
 class Ovi(comfy.model_base.BaseModel):
-    """The BaseModel: what the towers get besides the latents."""
+    """The BaseModel: what the towers get besides the latents.
+
+    The audio may have a shift of its own. Samplers have one schedule, the video's, and carry the audio scaled so that
+    it is an ordinary flow latent on it: (1 - sigma) * ratio * x0 + sigma * noise, with the `shift_ratio`, which is
+    `carried(sigma, ratio)` times the audio at `audio_sigma(sigma, ratio)`.
+    """
+
+    audio_shift = 0.0  # Ovi Guidance patches it in; 0: that of the MODEL's sampling, or else the video's
 
     def __init__(self, model_config: OviSupported, device: torch.device | None = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=NativeOviModel)
+
+    @property
+    def shift_ratio(self) -> float:
+        """The shift of the video by that of the audio. Core's own sampling has both from 0.33 on."""
+        sampling = self.model_sampling
+        audio_shift = self.audio_shift or getattr(sampling, "audio_shift", None)
+        if not audio_shift:
+            return 1.0
+        if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+            # Not AttributeError or its like, which a property of a module would hide.
+            raise ValueError(
+                f"The audio has a shift of {audio_shift:g}, but the MODEL's sampling has none for the video to compare "
+                "it with: set its shift with 'ModelSamplingSD3', or set 'audio_shift' of 'Ovi Guidance' to 0."
+            )
+        return sampling.shift / audio_shift
+
+    def process_latent_in(self, latent: Any) -> Any:
+        """Return a latent as samplers carry it, from what the VAEs give."""
+        return self.latent_format.scale_audio(super().process_latent_in(latent), self.shift_ratio)
+
+    def process_latent_out(self, latent: Any) -> Any:
+        """Undo `process_latent_in`."""
+        return super().process_latent_out(self.latent_format.scale_audio(latent, 1 / self.shift_ratio))
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Return the texts of both towers, masks per frame, the latents' shapes and facts about the prompt.
@@ -215,7 +246,18 @@ class Ovi(comfy.model_base.BaseModel):
             # A later window's audio begins with its first latent; an anchor is a latent of the video alone, before it.
             anchored = getattr(window, "causal_anchor_index", None) is not None
             kwargs["audio_start"] = geometry.audio_offset(int(anchored))
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        rest = (c_concat, c_crossattn, control, options)
+        ratio = self.shift_ratio
+        if ratio == 1.0:
+            return super()._apply_model(x, t, *rest, **kwargs)
+        # `x` is as samplers carry it, `own` as the towers read it, from which core takes the video's sigma * velocity.
+        size = math.prod(kwargs["latent_shapes"][0][1:])
+        carry = carried(t, ratio).view(-1, 1, 1)
+        own = torch.cat([x[..., :size], x[..., size:] / carry], dim=-1)
+        denoised = super()._apply_model(own, t, *rest, **kwargs)
+        audio = own[..., size:]
+        audio = ratio * (audio - (audio - denoised[..., size:]) / carry)
+        return torch.cat([denoised[..., :size], audio], dim=-1)
 
     def process_timestep(
         self,
@@ -227,16 +269,29 @@ class Ovi(comfy.model_base.BaseModel):
         reference_voices: Sequence[Tensor] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Return (video [B] or [B, F + images], audio [B] or [B, L + voices]) for timestep [B].
+        """Return (video [B] or [B, F + images], audio [B] or [B, L + voices]) for the video's timestep [B].
 
         It is 0 for frames that the mask preserves, and the whole timestep for references, as in training.
         """
         voices = sum(voice.shape[2] for voice in reference_voices)
-        return _masked(timestep, denoise_mask, len(reference_images)), _masked(timestep, audio_denoise_mask, voices)
+        ratio, of_audio = self.shift_ratio, timestep
+        if ratio != 1.0:
+            # In float64 where that exists: the towers tell apart timesteps that differ in the last bits of a float32.
+            scale, exact = self.model_sampling.multiplier, timestep
+            if timestep.device.type not in NO_FLOAT64:
+                exact = timestep.double()
+            of_audio = (scale * audio_sigma(exact / scale, ratio)).float()
+        return _masked(timestep, denoise_mask, len(reference_images)), _masked(of_audio, audio_denoise_mask, voices)
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
-        """Leave what a mask preserves clean, as in training, instead of adding noise to it again."""
-        return latent_image
+        """Leave what a mask preserves clean, as in training, instead of adding noise to it again.
+
+        `latent_image` has the audio as `process_latent_in` scales it; at `sigma` [B] samplers carry it otherwise.
+        """
+        ratio = self.shift_ratio
+        if ratio == 1.0:
+            return latent_image
+        return self.latent_format.scale_audio(latent_image, carried(sigma, ratio).view(-1, 1, 1) / ratio)
 
     def map_context_window_to_modalities(
         self, primary_indices: Sequence[int], latent_shapes: Sequence[torch.Size], dim: int

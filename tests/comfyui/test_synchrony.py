@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -20,19 +18,14 @@ from support.sampling import (
     joint,
     ksampler,
     prompts,
+    split,
     unscaled,
 )
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
-SIZE = math.prod(SHAPES[0])
 CUT = {"transformer_options": {"a2v_cross_attn": False, "v2a_cross_attn": False}}
 CUT_VIDEO, CUT_AUDIO = ({"transformer_options": {key: False}} for key in CUT["transformer_options"])
-
-
-def split(packed):
-    """The video and the audio of a packed latent."""
-    return [packed[..., :SIZE].unflatten(2, SHAPES[0][1:])[:, 0], packed[..., SIZE:].unflatten(2, SHAPES[1][1:])[:, 0]]
 
 
 @pytest.fixture(scope="module")

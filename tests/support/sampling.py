@@ -108,6 +108,13 @@ def windowed(comfy, model, **options):
     return model
 
 
+def split(packed):
+    """Return the video and the audio of a packed latent [B, 1, N]."""
+    import comfy.utils
+
+    return comfy.utils.unpack_latents(packed, [(len(packed), *shape[1:]) for shape in SHAPES])
+
+
 def scaled(video):
     """Undo `unscaled`."""
     import comfy.latent_formats
