@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_patcher
 import comfy.samplers
+import torch
 from torch import Tensor
 
 from ..guidance import (
@@ -24,6 +25,7 @@ from ..guidance import (
     parse_blocks,
 )
 from . import references
+from .apart import CFG_FUNCTION, Apart
 from .model import GENERATED, require_ovi, without_fusion
 
 Predict = Callable[[Mapping[str, Any]], list[Tensor]]
@@ -115,7 +117,17 @@ class Guidance:
                 )
             return denoised
         size = args["model"].latent_format.video_size(denoised)
-        return guide_parts(denoised, args["cond_denoised"], args["uncond_denoised"], size, self.audio_cfg, guided)
+        predicted = args["cond_denoised"], args["uncond_denoised"]
+        result = guide_parts(denoised, *predicted, size, self.audio_cfg, guided)
+        if guided.audio and isinstance(args["model_options"].get(CFG_FUNCTION), Apart):
+            return torch.cat([result[..., :size], denoised[..., size:]], dim=-1)  # it has the audio's scale already
+        return result
+
+
+def guidance_of(options: Mapping[str, Any]) -> Guidance | None:
+    """Return what Ovi Guidance set in a MODEL's model_options, if it was there."""
+    hooks = (getattr(function, "__self__", None) for function in options.get("sampler_post_cfg_function", ()))
+    return next((hook for hook in hooks if isinstance(hook, Guidance)), None)
 
 
 def guide(

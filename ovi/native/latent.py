@@ -68,10 +68,14 @@ class OviLatent(comfy.latent_formats.Wan22):
         """
         if latent.ndim == 4:
             return latent
-        video = latent if latent.ndim == 5 else self._unpack(latent)[0]
+        video = latent if latent.ndim == 5 else self.unpack(latent)[0]
         index = self._previews % video.shape[2]
         self._previews += 1
         return video[:, :, index]
+
+    def unpack(self, packed: Tensor) -> list[Tensor]:
+        """Return the video [B, 48, F, H, W] and the audio [B, 20, L] of a packed latent [B, 1, N]."""
+        return comfy.utils.unpack_latents(packed, self._part_shapes(packed))
 
     def video_size(self, packed: Tensor) -> int:
         """Return how many numbers of a packed latent [B, 1, N] are video, the first ones."""
@@ -83,12 +87,9 @@ class OviLatent(comfy.latent_formats.Wan22):
             return NestedTensor([change(video), *others])
         if latent.ndim == 5:
             return change(latent)
-        video, *others = self._unpack(latent)
+        video, *others = self.unpack(latent)
         packed, _ = comfy.utils.pack_latents([change(video), *others])
         return packed
-
-    def _unpack(self, packed: Tensor) -> list[Tensor]:
-        return comfy.utils.unpack_latents(packed, self._part_shapes(packed))
 
     def _part_shapes(self, packed: Tensor) -> list[torch.Size]:
         if self.shapes is None or sum(math.prod(shape[1:]) for shape in self.shapes) != packed.shape[-1]:
