@@ -26,7 +26,7 @@ from ..guidance import (
 )
 from . import references
 from .apart import CFG_FUNCTION, Apart
-from .model import GENERATED, require_ovi, without_fusion
+from .model import AUDIO_SHIFT, GENERATED, require_ovi, without_fusion
 
 Predict = Callable[[Mapping[str, Any]], list[Tensor]]
 
@@ -165,7 +165,7 @@ def guide(
     options = model.model_options
     options["transformer_options"][SKIP_KEY] = Skip(blocks, skip_range)
     if audio_shift:
-        model.add_object_patch("audio_shift", audio_shift)
+        model.add_object_patch(AUDIO_SHIFT, audio_shift)
     predict = options.get("sampler_calc_cond_batch_function", _predict)
     synchrony = Synchrony(sync_scale, sync_range, sync_direction)
     references_cfg = video_reference_cfg, audio_reference_cfg

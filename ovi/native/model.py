@@ -34,6 +34,7 @@ try:
 except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
     model_prefetch = None
 
+AUDIO_SHIFT = "audio_shift"  # of this model, and of core's ModelSamplingAV in newer versions
 FUSION_KEYS = ("a2v_cross_attn", "v2a_cross_attn")  # core's transformer_options that cut the fusion
 COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the video goes black
 
@@ -157,7 +158,7 @@ class Ovi(comfy.model_base.BaseModel):
     def shift_ratio(self) -> float:
         """The shift of the video by that of the audio. Core's own sampling has both from 0.33 on."""
         sampling = self.model_sampling
-        audio_shift = self.audio_shift or getattr(sampling, "audio_shift", None)
+        audio_shift = self.audio_shift or getattr(sampling, AUDIO_SHIFT, None)
         if not audio_shift:
             return 1.0
         if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
