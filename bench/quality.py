@@ -74,13 +74,14 @@ def main() -> None:
     parser.add_argument("--reference-prompts", type=int, default=64, help="of those with references")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
+    parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
     parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     comfyui.start()
-    from bench.rows import reference_rows, rows, sampled
+    from bench.rows import reference_rows, rows, sampled, synchrony_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
@@ -93,7 +94,8 @@ def main() -> None:
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(args.model)])
-        for row in [*rows(args.model), *reference_rows(args.lora)][: args.rows]:
+        table = synchrony_rows() if args.synchrony else [*rows(args.model), *reference_rows(args.lora)]
+        for row in table[: args.rows]:
             scenes = plain if row.refer is None else referring
             if not scenes:
                 continue

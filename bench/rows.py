@@ -48,6 +48,8 @@ class Row:
     steps: int = STEPS
     cfg: float = 1.0
     skip_blocks: str = ""
+    sync_scale: float = 0.0
+    given: str = ""  # "video" or "audio": that of the scene is preserved, the other one generated
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
     refer: Refer | None = None  # makes the reference image's latent and the recording's from a scene and a seed
     vary: Callable[[world.Scene], world.Scene] = field(default=lambda scene: scene)  # what the references show instead
@@ -151,6 +153,22 @@ def zeros(scene: world.Scene, seed: int) -> tuple[Tensor, Tensor]:
     return nodes.VideoModel().format.process_out(torch.zeros_like(image)), torch.zeros_like(recording)
 
 
+def synchrony_rows() -> list[Row]:
+    """Return the rows of synchrony guidance: both modalities generated, then one of them given."""
+    scales = 0.0, 1.0, 2.0, 4.0
+    rows = [
+        Row(f"{steps} steps, cfg {cfg:g}, sync {scale:g}", steps=steps, cfg=cfg, sync_scale=scale)
+        for steps in (4, 10, 20)
+        for cfg in (1.0, GUIDED)
+        for scale in scales
+    ]
+    return rows + [
+        Row(f"{given} given, sync {scale:g}", steps=10, sync_scale=scale, given=given)
+        for given in ("audio", "video")
+        for scale in scales
+    ]
+
+
 def sampled(
     model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int, length: int = world.FRAMES
 ) -> tuple[Tensor, Tensor]:
@@ -160,17 +178,17 @@ def sampled(
     clips of a batch have the same.
     """
     video_cfg, audio_cfg = row.reference_cfg
-    options = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg}
+    options = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg, "sync_scale": row.sync_scale}
     guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks, **options))
     guider.set_cfg(row.cfg)
     if row.refer is None:
         conds = [encoded(clip, texts) for texts in ([scene.caption for scene in scenes], [""] * len(scenes))]
-        return _run(guider, row, conds, len(scenes), seed, length)
+        return _run(guider, row, conds, scenes, seed, length)
     clips = []
     for i, scene in enumerate(map(row.vary, scenes)):
         given = row.refer(scene, world.HELD_OUT + i)
         *conds, _ = add_person(encoded(clip, [scene.caption]), encoded(clip, [""]), *given)
-        clips.append(_run(guider, row, conds, 1, seed + i, length))
+        clips.append(_run(guider, row, conds, [scene], seed + i, length))
     frames, waveforms = (torch.cat(parts) for parts in zip(*clips, strict=True))
     return frames, waveforms
 
@@ -181,17 +199,28 @@ def encoded(clip: Any, texts: Sequence[str]) -> list[list[Any]]:
     return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
 
 
-def _run(guider: Any, row: Row, conds: Sequence[Any], batch: int, seed: int, length: int) -> tuple[Tensor, Tensor]:
-    """Sample a batch of clips with prompts, the positive and the negative one; return frames and waveforms."""
-    latents = geometry.video_latents(length), geometry.audio_latents(length)
+def _run(
+    guider: Any, row: Row, conds: Sequence[Any], scenes: Sequence[world.Scene], seed: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Sample a clip for each scene with prompts, the positive and the negative one; return frames and waveforms."""
+    batch, latents = len(scenes), (geometry.video_latents(length), geometry.audio_latents(length))
     video = torch.zeros(batch, geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
-    empty = NestedTensor([video, torch.zeros(batch, geometry.AUDIO_CHANNELS, latents[1])])
+    audio = torch.zeros(batch, geometry.AUDIO_CHANNELS, latents[1])
+    masks = [torch.ones(1, 1, *video.shape[2:]), torch.ones(1, 1, latents[1])]
+    noise = comfy.sample.prepare_noise(NestedTensor([video, audio]), seed)
+    if row.given == "video":
+        frames = torch.stack([world.frames(scene) for scene in scenes]).movedim(-1, 1)
+        video, masks[0] = nodes.VideoModel().encode(2 * frames - 1), torch.zeros_like(masks[0])
+    elif row.given == "audio":
+        waves = torch.stack([world.waveform(scene) for scene in scenes])
+        audio, masks[1] = nodes.AudioModel().encode(waves[:, None])[..., : latents[1]], torch.zeros_like(masks[1])
     guider.set_conds(*conds)
     out = guider.sample(
-        comfy.sample.prepare_noise(empty, seed),
-        empty,
+        noise,
+        NestedTensor([video, audio]),
         SAMPLERS[row.sampler],
         sampling.flow_sigmas(row.steps, solver=row.sampler),
+        NestedTensor(masks) if row.given else None,
         seed=seed,
         disable_pbar=True,
     )

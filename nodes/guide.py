@@ -8,12 +8,14 @@ from comfy_api.latest import io
 from ..ovi import guidance, native
 
 AUDIO_CFG = 3.0  # the Ovi release's
-MAX_CFG = 100.0
+MAX_CFG, MAX_SHIFT = 100.0, 100.0
 
 
-def percent(name: str, default: float, tooltip: str) -> io.Input:
-    """Return an input for a place in the schedule, 0 to 1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True)
+def percent(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
+    """Return an input for a place in the schedule, 0 to 1; graphs from before an optional one have none."""
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, advanced=True, optional=optional
+    )
 
 
 def reference_cfg(name: str, tooltip: str, trained: float) -> io.Input:
@@ -32,7 +34,7 @@ def reference_cfg(name: str, tooltip: str, trained: float) -> io.Input:
 
 
 class OviGuidance(io.ComfyNode):
-    """Give the audio a guidance scale of its own, and skip blocks in the negative pass."""
+    """Give audio, references and synchrony guidance scales of their own, and skip blocks in the negative pass."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -43,7 +45,7 @@ class OviGuidance(io.ComfyNode):
             category="Ovi/sampling",
             description="Gives the audio its own cfg and skips a block in the negative pass, as in the Ovi release. "
             "Set the video's cfg in the sampler or guider; the Ovi release uses 4.",
-            search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg"],
+            search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg", "modality guidance", "lip sync"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs."),
                 io.Float.Input(
@@ -80,6 +82,45 @@ class OviGuidance(io.ComfyNode):
                 percent("audio_end_percent", 1.0, "Where in the schedule guidance of the audio ends."),
                 reference_cfg("video_reference_cfg", "How closely the video follows the faces of 'Ovi Person'.", 1.5),
                 reference_cfg("audio_reference_cfg", "How closely the audio follows the voices of 'Ovi Person'.", 2.0),
+                io.Float.Input(
+                    "sync_scale",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_CFG,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly video and audio are pushed to match each other. 1 to 2 is recommended, from "
+                    "4 steps on; 0 saves a pass of the model in every step.",
+                    optional=True,
+                ),
+                percent("sync_start_percent", 0.0, "Where in the schedule 'sync_scale' starts.", optional=True),
+                percent(
+                    "sync_end_percent",
+                    1.0,
+                    "Where in the schedule 'sync_scale' ends. Steps outside of it take no extra pass.",
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "sync_direction",
+                    options=list(guidance.DIRECTIONS),
+                    default=guidance.AUTO,
+                    tooltip="What 'sync_scale' changes: auto is whatever is generated, so both, or the one that a "
+                    "reference does not give; video or audio is that one alone.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Float.Input(
+                    "audio_shift",
+                    default=0.0,
+                    min=0.0,
+                    max=MAX_SHIFT,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="The shift of the audio's noise schedule, where it differs from the video's; 0: the same. "
+                    "Counted beside the MODEL's own shift, 5, or that of ModelSamplingSD3.",
+                    advanced=True,
+                    optional=True,
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -102,10 +143,28 @@ class OviGuidance(io.ComfyNode):
         audio_end_percent: float,
         video_reference_cfg: float = 0.0,
         audio_reference_cfg: float = 0.0,
+        sync_scale: float = 0.0,
+        sync_start_percent: float = 0.0,
+        sync_end_percent: float = 1.0,
+        sync_direction: str = guidance.AUTO,
+        audio_shift: float = 0.0,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         skip = skip_start_percent, skip_end_percent
         video = video_start_percent, video_end_percent
         audio = audio_start_percent, audio_end_percent
-        references = video_reference_cfg, audio_reference_cfg
-        return io.NodeOutput(native.guide(model, audio_cfg, skip_blocks, skip, video, audio, *references))
+        guided = native.guide(
+            model,
+            audio_cfg,
+            skip_blocks,
+            skip,
+            video,
+            audio,
+            video_reference_cfg,
+            audio_reference_cfg,
+            sync_scale,
+            (sync_start_percent, sync_end_percent),
+            sync_direction,
+            audio_shift,
+        )
+        return io.NodeOutput(guided)

@@ -3,8 +3,9 @@
 In the Ovi release: guided = negative + cfg * (positive - negative) with a scale for each modality, and one block that
 the negative pass skips in both towers ("skip layer guidance", block 11 of 30). DreamID-Omni adds for its person
 references cfg' * (positive - without), where `without` is the positive pass with zeros in the place of one kind of
-references: of the images for the video, of the voices for the audio. The coefficients add up to 1, so all of this holds
-for velocities and for denoised latents alike.
+references: of the images for the video, of the voices for the audio. Synchrony guidance adds scale * (positive - cut),
+where `cut` is the positive pass in which neither tower attends to the other, as LTX-2 does it under the name of
+modality guidance. The coefficients add up to 1, so all of this holds for velocities and for denoised latents alike.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import Tensor
 
 SKIP_BLOCKS = "11"  # the Ovi release's
 SKIP_KEY = "ovi_skip"  # transformer_options entry: a Skip
+AUTO = "auto"
+DIRECTIONS = (AUTO, "video", "audio")  # what synchrony guidance changes: whatever is generated, or one modality
 
 
 @dataclass(frozen=True)
@@ -60,14 +63,34 @@ class Skip:
         return self.blocks if self.range.contains(sigmas) else ()
 
 
-class Guided(NamedTuple):
-    """Which modalities are guided in a step."""
+class Modalities(NamedTuple):
+    """Which of the two modalities something holds for."""
 
     video: bool
     audio: bool
 
 
-BOTH = Guided(video=True, audio=True)
+BOTH, NEITHER = Modalities(video=True, audio=True), Modalities(video=False, audio=False)
+
+
+@dataclass(frozen=True)
+class Synchrony:
+    """Guidance towards video and audio that belong together, in a part of the schedule.
+
+    `direction` is one of DIRECTIONS. The cut pass is the same for all of them: a tower that does not attend to the
+    other does not depend on what the other attends to.
+    """
+
+    scale: float
+    range: SigmaRange
+    direction: str = AUTO
+
+    def at(self, sigmas: Tensor, generated: Modalities) -> Modalities:
+        """Return which modalities are guided by it in a step at `sigmas` [B], of those that are `generated` at all."""
+        if not self.scale or not self.range.contains(sigmas):
+            return NEITHER
+        chosen = [modality and self.direction in (AUTO, name) for name, modality in generated._asdict().items()]
+        return Modalities(*chosen)
 
 
 def guide_parts(
@@ -76,7 +99,7 @@ def guide_parts(
     negative: Tensor,
     video_size: int,
     audio_cfg: float,
-    guided: Guided = BOTH,
+    guided: Modalities = BOTH,
 ) -> Tensor:
     """Apply the audio's own scale to a guided result; a modality that is not `guided` gets the positive prediction.
 
@@ -114,6 +137,20 @@ def guide_references(
     if without_voices is not None:
         audio = audio + audio_cfg * (positive - without_voices)[..., video_size:]
     return torch.cat([video, audio], dim=-1)
+
+
+def guide_synchrony(
+    guided: Tensor, positive: Tensor, cut: Tensor, video_size: int, scale: float, towards: Modalities = BOTH
+) -> Tensor:
+    """Push a guided result towards video and audio that belong together.
+
+    All are packed joint latents [B, 1, N] whose first `video_size` numbers are video: `guided` by whatever else,
+    `positive` as the model predicted it, and `cut` the same without the fusion of the towers. A modality that is not
+    in `towards` stays as it is.
+    """
+    pushed = guided + scale * (positive - cut)
+    video, audio = (pushed if chosen else guided for chosen in towards)
+    return torch.cat([video[..., :video_size], audio[..., video_size:]], dim=-1)
 
 
 def parse_blocks(text: str, num_layers: int) -> tuple[int, ...]:

@@ -116,6 +116,12 @@ class Stream(NamedTuple):
     modulation: Tensor  # [B, T, 6, D], for the blocks
     text: Tensor  # [B, text_len, D]
     rope: Tensor  # [1, L, 1, head_dim / 2, 2, 2]
+    fused: tuple[int, ...] | None = None  # the rows of the batch that attend to the other tower (None: all)
+
+    def rows(self, rows: list[int]) -> Stream:
+        """Return the stream of some rows of the batch."""
+        fused = None if self.fused is None else tuple(i for i, row in enumerate(rows) if row in self.fused)
+        return Stream(self.time[rows], self.modulation[rows], self.text[rows], self.rope, fused)
 
 
 class FusionSource(NamedTuple):
@@ -123,6 +129,7 @@ class FusionSource(NamedTuple):
 
     tokens: Tensor
     rope: Tensor
+    rows: Tensor | None = None  # the tokens are those of these rows of the batch alone (None: all)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -172,7 +179,12 @@ class SelfAttention(nn.Module):
         return self.rotate(x.unflatten(2, (self.heads, -1)), table).flatten(2)
 
     def forward(self, x: Tensor, stream: Stream, options: Mapping[str, Any]) -> Tensor:
-        """x [B, L, D], with its tower's stream → [B, L, D]."""
+        """x [B, L, D], with its tower's stream → [B, L, D].
+
+        With "stg_skip_self_attn" in the options (ComfyUI's name) each token gets its own value instead.
+        """
+        if options.get("stg_skip_self_attn"):
+            return self.o(self.v(x))
         q = self.rotate_heads(self.norm_q(self.q(x)), stream.rope)
         k = self.rotate_heads(self.norm_k(self.k(x)), stream.rope)
         return self.o(self.attention(q, k, self.v(x), self.heads, transformer_options=options))
@@ -193,21 +205,24 @@ class CrossAttention(SelfAttention):
     ) -> Tensor:
         """x [B, L, D], with its tower's stream → [B, L, D].
 
-        Without a `source` the tower attends to its text alone. Padded text rows are attended to as well, as in
-        training: there is no text mask.
+        Without a `source` the tower attends to its text alone, and so do the rows of the batch that the source leaves
+        out. Padded text rows are attended to as well, as in training: there is no text mask.
         """
         text = stream.text
         q = self.norm_q(self.q(x))
         from_other = None if source is None else self.attend_other(q, stream.rope, source, options)
         out = self.attention(q, self.norm_k(self.k(text)), self.v(text), self.heads, transformer_options=options)
-        if from_other is not None:
-            out = out + from_other
+        if source is not None and from_other is not None:
+            out = out + from_other if source.rows is None else out.index_add(0, source.rows, from_other)
         return self.o(out)
 
     def attend_other(self, q: Tensor, table: Tensor, source: FusionSource, options: Mapping[str, Any]) -> Tensor:
-        """Attend with q [B, L, D], rotated here by `table`, to the other tower's tokens; return [B, L, D]."""
+        """Attend with q [B, L, D], rotated here by `table`, to the other tower's tokens; return [B, L, D].
+
+        Where the source has some rows of the batch alone, the result has these.
+        """
         other = self.pre_attn_norm_fusion(source.tokens)
-        q = self.rotate_heads(q, table)
+        q = self.rotate_heads(q if source.rows is None else q[source.rows], table)
         k = self.rotate_heads(self.norm_k_fusion(self.k_fusion(other)), source.rope)
         return self.attention(q, k, self.v_fusion(other), self.heads, transformer_options=options)
 
@@ -452,6 +467,8 @@ class OviModel(nn.Module):
         audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
         references: References | None = None,
+        cut_rows: Sequence[bool] | None = None,
+        pass_blocks: Collection[int] = (),
     ) -> list[Tensor | None]:
         """Predict the velocities of both modalities.
 
@@ -467,6 +484,8 @@ class OviModel(nn.Module):
         changes the audio's scale of positions. Their tokens are attended to everywhere, and their timestep is the
         tower's; where that is one for each latent frame, [B, F] or [B, L], it is the largest of the row, since masks
         only lower it, and [B, F + images] or [B, L + latents of all voices] give it themselves.
+        cut_rows: the rows of the batch in which neither tower attends to the other (None: no row).
+        pass_blocks: blocks in which self-attention lets each token's own value pass, in both towers.
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens, and for references that do not fit x.
         """
@@ -479,6 +498,8 @@ class OviModel(nn.Module):
             audio_start=audio_start,
             transformer_options=transformer_options,
             references=references,
+            cut_rows=cut_rows,
+            pass_blocks=pass_blocks,
         )
 
     def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
@@ -501,6 +522,8 @@ class OviModel(nn.Module):
         audio_start: float = 0.0,
         transformer_options: Mapping[str, Any] | None = None,
         references: References | None = None,
+        cut_rows: Sequence[bool] | None = None,
+        pass_blocks: Collection[int] = (),
     ) -> list[Tensor | None]:
         """Do what every step needs: `forward` with texts that `embed_texts` has embedded."""
         options = dict(transformer_options or {})
@@ -518,12 +541,14 @@ class OviModel(nn.Module):
 
         video, video_stream = self.video_model.embed(video_latent, video_time, video_text, references)
         audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_text, audio_start, references)
-        streams = (video_stream, audio_stream)
+        fused = None if cut_rows is None else tuple(i for i, cut in enumerate(cut_rows) if not cut)
+        streams = (video_stream._replace(fused=fused), audio_stream._replace(fused=fused))
         unskipped = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
         replacements = options.get("patches_replace", {}).get("dit", {})
         options["total_blocks"] = self.config.num_layers
         for i, pair in enumerate(self.block_pairs(video.device, options)):
             options["block_index"] = i
+            options["stg_skip_self_attn"] = i in pass_blocks
             replace = replacements.get(("double_block", i))
             run = fuse if replace is None else partial(_replaced, replace)
             if i not in skip_blocks or len(unskipped) == len(video):
@@ -560,19 +585,30 @@ def fuse(
 ) -> tuple[Tensor, Tensor]:
     """Run one fusion block: video [B, L, D], audio [B, L', D] → the same.
 
-    `options` may switch off a direction of the fusion: "a2v_cross_attn" (video attends to audio) and "v2a_cross_attn".
+    `options` may switch off a direction of the fusion for the whole batch: "a2v_cross_attn" (video attends to audio)
+    and "v2a_cross_attn". The streams may leave out both directions for some rows.
     """
     (video_block, audio_block), (video_stream, audio_stream) = pair, streams
     video = video_block.attend_self(video, video_stream, options)
     audio = audio_block.attend_self(audio, audio_stream, options)
     # Each tower attends to the other as it stands after self-attention. The audio goes first: were it last, the video's
     # tokens of before and after their cross-attention would be needed at the same time.
-    video_source = FusionSource(video, video_stream.rope) if options.get("v2a_cross_attn", True) else None
-    audio_source = FusionSource(audio, audio_stream.rope) if options.get("a2v_cross_attn", True) else None
+    video_source = _source(video, video_stream) if options.get("v2a_cross_attn", True) else None
+    audio_source = _source(audio, audio_stream) if options.get("a2v_cross_attn", True) else None
     audio = audio_block.attend_cross(audio, audio_stream, options, video_source)
     del video_source
     video = video_block.attend_cross(video, video_stream, options, audio_source)
     return video_block.feed_forward(video, video_stream), audio_block.feed_forward(audio, audio_stream)
+
+
+def _source(tokens: Tensor, stream: Stream) -> FusionSource | None:
+    """Return what the other tower attends to, or None where it does so in no row of the batch."""
+    if stream.fused is None:
+        return FusionSource(tokens, stream.rope)
+    if not stream.fused:
+        return None
+    rows = torch.tensor(stream.fused, device=tokens.device)
+    return FusionSource(tokens[rows], stream.rope, rows)
 
 
 def _on_rows(
@@ -586,7 +622,7 @@ def _on_rows(
 ) -> tuple[Tensor, Tensor]:
     """Run a block on some rows of the batch; the others pass unchanged."""
     index = torch.tensor(rows, device=video.device)
-    of_rows = tuple(Stream(s.time[rows], s.modulation[rows], s.text[rows], s.rope) for s in streams)
+    of_rows = tuple(stream.rows(rows) for stream in streams)
     changed = run(pair, video[rows], audio[rows], of_rows, options)
     return video.index_copy(0, index, changed[0]), audio.index_copy(0, index, changed[1])
 

@@ -65,6 +65,24 @@ def _shift(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
+def audio_sigma(sigma: Tensor, ratio: float) -> Tensor:
+    """Return the audio's sigma where the video's is `sigma`, with the video's shift `ratio` times the audio's.
+
+    A shift makes 1 / sigma - 1 of an unshifted schedule that many times smaller, so 1 / audio - 1 = ratio *
+    (1 / sigma - 1).
+    """
+    return sigma / carried(sigma, ratio)
+
+
+def carried(sigma: Tensor, ratio: float) -> Tensor:
+    """Return sigma / audio_sigma(sigma, ratio), which has no pole at 0.
+
+    This times the audio, (1 - audio sigma) x0 + audio sigma * noise, is (1 - sigma) ratio x0 + sigma noise: on the
+    video's schedule, a latent like any other, whose clean value is ratio x0.
+    """
+    return sigma + ratio * (1 - sigma)
+
+
 @torch.no_grad()
 def sample_unipc(
     model: Callable[..., Tensor],

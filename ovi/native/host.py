@@ -99,6 +99,10 @@ NAMES = (
     Name("comfy.model_base.BaseModel.diffusion_model", "the two towers"),
     Name("comfy.model_base.BaseModel.latent_format", "the shapes of the latent that is sampled"),
     Name("comfy.model_base.BaseModel.model_config", "the sizes of the towers"),
+    Name("comfy.model_base.BaseModel.model_sampling", "the video's shift, beside that of the audio"),
+    Name("comfy.model_sampling.ModelSamplingDiscreteFlow", "whether a MODEL's sampling has a shift"),
+    Name("comfy.model_sampling.ModelSamplingDiscreteFlow.shift", "the video's shift, beside that of the audio"),
+    Name("comfy.model_sampling.ModelSamplingDiscreteFlow.multiplier", "the audio's timesteps"),
     Name("comfy.model_base.BaseModel.get_dtype_inference", "the dtype to embed texts in", "()"),
     Name("comfy.model_base.BaseModel.process_latent_in", "faces as the towers read them", "(latent)"),
     Name("comfy.model_base.BaseModel.load_model_weights", "the weights of a file", "(sd, prefix, *, assign)"),
@@ -155,6 +159,7 @@ NAMES = (
     Name("comfy.model_patcher.ModelPatcher.add_patches", "LoRAs", "(patches, strength)"),
     Name("comfy.model_patcher.ModelPatcher.is_dynamic", "what a LoRA can change", "()"),
     Name("comfy.model_patcher.ModelPatcher.get_model_object", "the schedule of a MODEL", "(name)"),
+    Name("comfy.model_patcher.ModelPatcher.add_object_patch", "the audio's shift", "(name, value)"),
     Name(
         "comfy.model_patcher.ModelPatcher.set_model_sampler_post_cfg_function",
         "the audio's own scale",
@@ -176,6 +181,7 @@ NAMES = (
     Name("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE", "a run's shapes and checks"),
     Name("comfy.patcher_extension.get_all_wrappers", "wrappers of other nodes", "(type, options)"),
     Name("comfy.samplers.CFGGuider.model_patcher", "the MODEL of a sampling run"),
+    Name("comfy.samplers.CFGGuider.model_options", "guidance of core's other nodes, video and audio apart"),
     Name("comfy.samplers.KSAMPLER", "Ovi UniPC as a SAMPLER", "(function)"),
     Name("comfy.samplers.calc_cond_batch", "the predictions of a step", "(model, conds, x, sigma, options)"),
     # VAEs
@@ -222,6 +228,8 @@ HOOKS = (
     Name("comfy.model_base.BaseModel.extra_conds_shapes", "the memory of references"),
     Name("comfy.model_base.BaseModel._apply_model", "skipped blocks and context windows"),
     Name("comfy.model_base.BaseModel.process_timestep", "timestep 0 for what a mask preserves"),
+    Name("comfy.model_base.BaseModel.process_latent_in", "the audio, which samplers carry scaled"),
+    Name("comfy.model_base.BaseModel.process_latent_out", "the audio, which samplers carry scaled"),
     Name("comfy.model_base.BaseModel.scale_latent_inpaint", "what a mask preserves stays clean"),
     Name("comfy.model_base.BaseModel.memory_required", "the memory of a pass"),
     Name("comfy.model_base.BaseModel.resize_cond_for_context_window", "masks of context windows", since="0.20"),
@@ -236,6 +244,7 @@ HOOKS = (
     Name("comfy.supported_models_base.BASE.set_inference_dtype", "the dtype of the weights"),
 )
 
+SINCE = {"stg_self_attn_blocks": "0.33"}  # keys that are newer than the oldest ComfyUI
 KEYS = {  # by the module of ComfyUI that reads or writes them
     "comfy.samplers": {
         "conds": "what a step predicts",
@@ -247,6 +256,10 @@ KEYS = {  # by the module of ComfyUI that reads or writes them
         "model_conds": "the references of a prompt",
         "uuid": "prompts without a reference are others for caches",
         "uncond": "whether a step has a negative prompt",
+        "cond_scale": "guidance of core's other nodes, video and audio apart",
+        "conds_out": "guidance of core's other nodes, video and audio apart",
+        "sampler_pre_cfg_function": "guidance of core's other nodes, video and audio apart",
+        "sampler_cfg_function": "guidance of core's other nodes, video and audio apart",
         "denoised": "the guided result",
         "cond_denoised": "the audio's own scale",
         "uncond_denoised": "the audio's own scale",
@@ -262,6 +275,11 @@ KEYS = {  # by the module of ComfyUI that reads or writes them
     "comfy.model_base": {
         "cross_attn": "the prompt",
         "reference_latents": "faces, as 'Reference Latent' gives them",
+    },
+    "comfy.ldm.lightricks.av_model": {
+        "a2v_cross_attn": "core's nodes that cut the fusion",
+        "v2a_cross_attn": "core's nodes that cut the fusion",
+        "stg_self_attn_blocks": "core's node for blocks whose self-attention passes values",
     },
     "comfy.context_windows": {"context_window": "the part of the latent that a pass reads"},
     "comfy.sd": {

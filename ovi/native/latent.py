@@ -48,6 +48,19 @@ class OviLatent(comfy.latent_formats.Wan22):
         """Undo the normalisation of the video part."""
         return self._on_video(super().process_out, latent)
 
+    def scale_audio(self, latent: Any, factor: Any) -> Any:
+        """Multiply the audio part of a joint latent by a number, or by one for each row [B, 1, 1]; 1.0 changes nothing.
+
+        A video alone is returned as it is.
+        """
+        if (isinstance(factor, float) and factor == 1.0) or (not latent.is_nested and latent.ndim == 5):
+            return latent
+        if latent.is_nested:
+            video, audio = latent.unbind()
+            return NestedTensor([video, audio * factor])
+        size = self.video_size(latent)
+        return torch.cat([latent[..., :size], latent[..., size:] * factor], dim=-1)
+
     def preview_frame(self, latent: Tensor) -> Tensor:
         """Return one frame [B, 48, H, W] of a video or packed latent, the next one at each call: previews move.
 
@@ -55,10 +68,14 @@ class OviLatent(comfy.latent_formats.Wan22):
         """
         if latent.ndim == 4:
             return latent
-        video = latent if latent.ndim == 5 else self._unpack(latent)[0]
+        video = latent if latent.ndim == 5 else self.unpack(latent)[0]
         index = self._previews % video.shape[2]
         self._previews += 1
         return video[:, :, index]
+
+    def unpack(self, packed: Tensor) -> list[Tensor]:
+        """Return the video [B, 48, F, H, W] and the audio [B, 20, L] of a packed latent [B, 1, N]."""
+        return comfy.utils.unpack_latents(packed, self._part_shapes(packed))
 
     def video_size(self, packed: Tensor) -> int:
         """Return how many numbers of a packed latent [B, 1, N] are video, the first ones."""
@@ -70,12 +87,9 @@ class OviLatent(comfy.latent_formats.Wan22):
             return NestedTensor([change(video), *others])
         if latent.ndim == 5:
             return change(latent)
-        video, *others = self._unpack(latent)
+        video, *others = self.unpack(latent)
         packed, _ = comfy.utils.pack_latents([change(video), *others])
         return packed
-
-    def _unpack(self, packed: Tensor) -> list[Tensor]:
-        return comfy.utils.unpack_latents(packed, self._part_shapes(packed))
 
     def _part_shapes(self, packed: Tensor) -> list[torch.Size]:
         if self.shapes is None or sum(math.prod(shape[1:]) for shape in self.shapes) != packed.shape[-1]:

@@ -21,7 +21,9 @@ from ..files import MappedFile, joined, naming, shards
 from ..media import check_finite, is_finite
 from ..model import OviModel
 from . import gguf
+from .apart import separate
 from .files import SAFETENSORS_ENDINGS, read
+from .guidance import guidance_of
 from .latent import check_latent
 from .model import Ovi, OviSupported
 
@@ -157,10 +159,14 @@ def _around_sampling(
 ) -> Tensor:
     """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent, wrong noise and NaN.
 
+    Guidance functions of core's own nodes get video and audio apart.
+
     What the mask preserves is returned as it came: a run that ends above sigma 0 leaves noise there, which the next
     stage would preserve.
     """
-    model: Ovi = executor.class_obj.model_patcher.model
+    guider = executor.class_obj
+    model: Ovi = guider.model_patcher.model
+    separate(guider.model_options, guidance_of(guider.model_options))  # which are this run's
     model.latent_format.shapes = check_latent(latent_shapes)
     check_finite(latent_image, "latent to sample")  # or the model would be blamed for it
     noise = _noise_for(noise, latent_image)

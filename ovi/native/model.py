@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.conds
 import comfy.model_base
 import comfy.model_management
+import comfy.model_sampling
 import comfy.supported_models_base
 import comfy.utils
 import torch
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 
 from .. import geometry
 from ..config import OviConfig
-from ..guidance import SKIP_KEY, Skip
+from ..guidance import SKIP_KEY, Modalities, Skip
 from ..memory import activation_bytes, bytes_per_token
-from ..model import Block, OviModel, References
-from ..sampling import SHIFT
+from ..model import NO_FLOAT64, Block, OviModel, References
+from ..sampling import SHIFT, audio_sigma, carried
 from . import references
 from .latent import OviLatent
 
@@ -32,20 +34,26 @@ try:
 except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
     model_prefetch = None
 
+AUDIO_SHIFT = "audio_shift"  # of this model, and of core's ModelSamplingAV in newer versions
+FUSION_KEYS = ("a2v_cross_attn", "v2a_cross_attn")  # core's transformer_options that cut the fusion
 COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the video goes black
 
 
-class PromptType(comfy.conds.CONDConstant):
-    """The type of a prompt, "positive" or "negative".
+GENERATED = "generated"  # in a prompt's model_conds: the Modalities that no mask preserves whole
+CUTS = "cuts"  # the same: whether the towers do not attend to each other
+
+
+class PerPrompt(comfy.conds.CONDConstant):
+    """A fact about a prompt, which others in its batch need not share.
 
     For conditions in one batch the model gets a list, one entry for each chunk of the batch.
     """
 
-    def can_concat(self, other: PromptType) -> bool:
-        """Let prompts of both types share a batch."""
+    def can_concat(self, other: PerPrompt) -> bool:
+        """Let any prompts share a batch."""
         return True
 
-    def concat(self, others: Sequence[PromptType]) -> list[str]:
+    def concat(self, others: Sequence[PerPrompt]) -> list[Any]:
         """Return the list that the model gets."""
         return [self.cond, *(other.cond for other in others)]
 
@@ -98,6 +106,8 @@ class NativeOviModel(OviModel):
         embedded: bool = False,
         skip_blocks: tuple[int, ...] = (),
         skip_rows: Sequence[bool] | None = None,
+        cut_rows: Sequence[bool] | None = None,
+        pass_blocks: tuple[int, ...] = (),
         audio_start: float = 0.0,
         reference_images: Sequence[Tensor] = (),
         reference_voices: Sequence[Tensor] = (),
@@ -113,6 +123,8 @@ class NativeOviModel(OviModel):
             audio_start=audio_start,
             references=given,
             transformer_options=transformer_options,
+            cut_rows=cut_rows,
+            pass_blocks=pass_blocks,
         )
 
     def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
@@ -130,13 +142,43 @@ class NativeOviModel(OviModel):
 
 
 class Ovi(comfy.model_base.BaseModel):
-    """The BaseModel: what the towers get besides the latents."""
+    """The BaseModel: what the towers get besides the latents.
+
+    The audio may have a shift of its own. Samplers have one schedule, the video's, and carry the audio scaled so that
+    it is an ordinary flow latent on it: (1 - sigma) * ratio * x0 + sigma * noise, with the `shift_ratio`, which is
+    `carried(sigma, ratio)` times the audio at `audio_sigma(sigma, ratio)`.
+    """
+
+    audio_shift = 0.0  # Ovi Guidance patches it in; 0: that of the MODEL's sampling, or else the video's
 
     def __init__(self, model_config: OviSupported, device: torch.device | None = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=NativeOviModel)
 
+    @property
+    def shift_ratio(self) -> float:
+        """The shift of the video by that of the audio. Core's own sampling has both from 0.33 on."""
+        sampling = self.model_sampling
+        audio_shift = self.audio_shift or getattr(sampling, AUDIO_SHIFT, None)
+        if not audio_shift:
+            return 1.0
+        if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+            # Not AttributeError or its like, which a property of a module would hide.
+            raise ValueError(
+                f"The audio has a shift of {audio_shift:g}, but the MODEL's sampling has none for the video to compare "
+                "it with: set its shift with 'ModelSamplingSD3', or set 'audio_shift' of 'Ovi Guidance' to 0."
+            )
+        return sampling.shift / audio_shift
+
+    def process_latent_in(self, latent: Any) -> Any:
+        """Return a latent as samplers carry it, from what the VAEs give."""
+        return self.latent_format.scale_audio(super().process_latent_in(latent), self.shift_ratio)
+
+    def process_latent_out(self, latent: Any) -> Any:
+        """Undo `process_latent_in`."""
+        return super().process_latent_out(self.latent_format.scale_audio(latent, 1 / self.shift_ratio))
+
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Return the texts of both towers, masks per frame, the latents' shapes and the type of the prompt.
+        """Return the texts of both towers, masks per frame, the latents' shapes and facts about the prompt.
 
         This runs once per prompt and sampling run, so the texts are embedded here. Masks become one number per frame:
         video [B, 1, F, 1, 1], audio [B, 1, L].
@@ -156,12 +198,15 @@ class Ovi(comfy.model_base.BaseModel):
                 "'Perp-Neg Guider' instead of 'Perp-Neg', and leave out other nodes that do so."
             )
         out["latent_shapes"] = comfy.conds.CONDConstant(shapes)
-        out["prompt_types"] = PromptType(kwargs["prompt_type"])
+        out["prompt_types"], out[CUTS] = PerPrompt(kwargs["prompt_type"]), PerPrompt(False)
         out |= references.conditions(kwargs, shapes, self.process_latent_in)
+        generated = [True, True]
         if (mask := kwargs.get("denoise_mask")) is not None:
             video, audio = comfy.utils.unpack_latents(mask, shapes)
+            generated = [bool(part.any()) for part in (video, audio)]
             out["denoise_mask"] = comfy.conds.CONDRegular(video.mean((1, 3, 4), keepdim=True))
             out["audio_denoise_mask"] = comfy.conds.CONDRegular(audio.mean(1, keepdim=True))
+        out[GENERATED] = comfy.conds.CONDConstant(Modalities(*generated))
         return out
 
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, Any]:
@@ -178,6 +223,8 @@ class Ovi(comfy.model_base.BaseModel):
         transformer_options: Mapping[str, Any] | None = None,
         *,
         prompt_types: Sequence[str],
+        cuts: Sequence[bool],
+        generated: Modalities,
         **kwargs: Any,
     ) -> Tensor:
         """Pass the model what changes during a run as arguments.
@@ -185,16 +232,33 @@ class Ovi(comfy.model_base.BaseModel):
         It must not read it from transformer_options, which core's TorchCompileModel treats as constants.
         """
         options = transformer_options or {}
+        chunk = len(x) // len(prompt_types)
         skip: Skip | None = options.get(SKIP_KEY)
         if skip is not None and "negative" in prompt_types:
-            chunk = len(x) // len(prompt_types)
             kwargs["skip_blocks"] = skip.at(options["sigmas"])
             kwargs["skip_rows"] = [kind == "negative" for kind in prompt_types for _ in range(chunk)]
+        if not any(options.get(key, True) for key in FUSION_KEYS):
+            cuts = [True for _ in cuts]
+        if any(cuts):
+            kwargs["cut_rows"] = [cut for cut in cuts for _ in range(chunk)]
+        if passing := options.get("stg_self_attn_blocks"):
+            kwargs["pass_blocks"] = tuple(sorted(passing))
         if (window := options.get("context_window")) is not None and window.index_list[0] > 0:
             # A later window's audio begins with its first latent; an anchor is a latent of the video alone, before it.
             anchored = getattr(window, "causal_anchor_index", None) is not None
             kwargs["audio_start"] = geometry.audio_offset(int(anchored))
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        rest = (c_concat, c_crossattn, control, options)
+        ratio = self.shift_ratio
+        if ratio == 1.0:
+            return super()._apply_model(x, t, *rest, **kwargs)
+        # `x` is as samplers carry it, `own` as the towers read it, from which core takes the video's sigma * velocity.
+        size = math.prod(kwargs["latent_shapes"][0][1:])
+        carry = carried(t, ratio).view(-1, 1, 1)
+        own = torch.cat([x[..., :size], x[..., size:] / carry], dim=-1)
+        denoised = super()._apply_model(own, t, *rest, **kwargs)
+        audio = own[..., size:]
+        audio = ratio * (audio - (audio - denoised[..., size:]) / carry)
+        return torch.cat([denoised[..., :size], audio], dim=-1)
 
     def process_timestep(
         self,
@@ -206,16 +270,29 @@ class Ovi(comfy.model_base.BaseModel):
         reference_voices: Sequence[Tensor] = (),
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Return (video [B] or [B, F + images], audio [B] or [B, L + voices]) for timestep [B].
+        """Return (video [B] or [B, F + images], audio [B] or [B, L + voices]) for the video's timestep [B].
 
         It is 0 for frames that the mask preserves, and the whole timestep for references, as in training.
         """
         voices = sum(voice.shape[2] for voice in reference_voices)
-        return _masked(timestep, denoise_mask, len(reference_images)), _masked(timestep, audio_denoise_mask, voices)
+        ratio, of_audio = self.shift_ratio, timestep
+        if ratio != 1.0:
+            # In float64 where that exists: the towers tell apart timesteps that differ in the last bits of a float32.
+            scale, exact = self.model_sampling.multiplier, timestep
+            if timestep.device.type not in NO_FLOAT64:
+                exact = timestep.double()
+            of_audio = (scale * audio_sigma(exact / scale, ratio)).float()
+        return _masked(timestep, denoise_mask, len(reference_images)), _masked(of_audio, audio_denoise_mask, voices)
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **kwargs: Any) -> Tensor:
-        """Leave what a mask preserves clean, as in training, instead of adding noise to it again."""
-        return latent_image
+        """Leave what a mask preserves clean, as in training, instead of adding noise to it again.
+
+        `latent_image` has the audio as `process_latent_in` scales it; at `sigma` [B] samplers carry it otherwise.
+        """
+        ratio = self.shift_ratio
+        if ratio == 1.0:
+            return latent_image
+        return self.latent_format.scale_audio(latent_image, carried(sigma, ratio).view(-1, 1, 1) / ratio)
 
     def map_context_window_to_modalities(
         self, primary_indices: Sequence[int], latent_shapes: Sequence[torch.Size], dim: int
@@ -275,6 +352,14 @@ class OviSupported(comfy.supported_models_base.BASE):
         """Set the dtypes of the weights and of the computation. (ComfyUI passes `device` since 0.27.)"""
         self.unet_config["dtype"] = dtype
         self.manual_cast_dtype = manual_cast_dtype
+
+
+def without_fusion(conds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return prompts, as ComfyUI samples them, for which neither tower attends to the other."""
+    return [
+        {**cond, "model_conds": cond["model_conds"] | {CUTS: PerPrompt(True)}, "uuid": uuid.uuid5(cond["uuid"], CUTS)}
+        for cond in conds
+    ]
 
 
 def require_ovi(patcher: ModelPatcher, node: str) -> None:

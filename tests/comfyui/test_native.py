@@ -15,6 +15,7 @@ from support.sampling import (
     SHAPES,
     TimestepSpy,
     assert_equal,
+    count_batches,
     counted_passes,
     empty,
     guide,
@@ -109,18 +110,6 @@ def test_positive_and_negative_share_a_batch(comfy, model, loop):
     spied, batches = count_batches(guide(comfy, model))
     ksampler(comfy, spied, prompts(loop), steps=2)
     assert batches == [2, 2]
-
-
-def count_batches(model):
-    """The model, and a list that gets the batch size of each call of it."""
-    batches = []
-
-    def spy(run, args):
-        batches.append(len(args["input"]))
-        return run(args["input"], args["timestep"], **args["c"])
-
-    model.set_model_unet_function_wrapper(spy)
-    return model, batches
 
 
 def test_skip_range(comfy, model, reference, loop):

@@ -193,6 +193,47 @@ def test_skip_rows_of_a_batch(precision):
     torch.testing.assert_close(none[0][:1], kept[0], atol=tolerance, rtol=0.0)
 
 
+@pytest.mark.parametrize("skip_rows", [None, [False, True, False], [True, False, False]])
+def test_cut_rows_of_a_batch(precision, skip_rows):
+    """Cutting the fusion for one row of a batch equals switching it off in a run of that row alone."""
+    model, dtype, tolerance, _ = precision
+    _, arguments = inputs("a1", 0, dtype)
+    arguments.pop("skip_blocks")
+    skipped = skip_rows or [False] * 3
+    apart = {"transformer_options": {"a2v_cross_attn": False, "v2a_cross_attn": False}}
+    expected = [
+        model(**arguments, **(apart if cut else {}), skip_blocks=(1,) if skip else ())
+        for cut, skip in zip([False, True, False], skipped, strict=True)
+    ]
+    triple = dict(arguments, x=[x.repeat(3, *[1] * (x.ndim - 1)) for x in arguments["x"]])
+    triple["timestep"] = tuple(t.repeat(3) for t in arguments["timestep"])
+    triple["context"], triple["audio_context"] = (arguments[k].repeat(3, 1, 1) for k in ("context", "audio_context"))
+    got = model(**triple, skip_blocks=(1,), skip_rows=skipped, cut_rows=[False, True, False])
+    for part, rows in zip(got, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(part, torch.cat(rows), atol=tolerance, rtol=0.0)
+    every = model(**triple, cut_rows=[True] * 3)
+    torch.testing.assert_close(every[0][:1], model(**arguments, **apart)[0], atol=tolerance, rtol=0.0)
+
+
+def test_self_attention_that_passes_values(precision):
+    """In chosen blocks, as if their attention gave each token its own value."""
+    model, dtype, tolerance, _ = precision
+    _, arguments = inputs("a1", 0, dtype)
+    got = model(**arguments, pass_blocks=(2,))
+    towers = model.video_model, model.audio_model
+    attention = towers[0].blocks[2].self_attn.attention
+    for tower in towers:
+        tower.blocks[2].self_attn.attention = lambda q, k, v, *_, **__: v
+    try:
+        expected = model(**arguments)
+    finally:
+        for tower in towers:
+            tower.blocks[2].self_attn.attention = attention
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=0.0)
+    assert not torch.allclose(got[0], model(**arguments)[0], atol=1e-3)
+
+
 @pytest.mark.parametrize(("height", "width"), [(7, 12), (8, 11), (5, 7)])
 def test_odd_latents_are_padded_and_cut(precision, height, width):
     """Padded to the patch by wrapping around, as ComfyUI's Wan does, and cut again."""

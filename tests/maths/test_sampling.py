@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.sampling import SOLVERS, flow_sigmas, flow_timesteps, sample_unipc
+from ovi.sampling import SOLVERS, audio_sigma, carried, flow_sigmas, flow_timesteps, sample_unipc
 
 SHIFTS = (1, 3, 5)
 
@@ -129,3 +129,12 @@ def test_unipc_refuses_sigmas_of_another_kind(sigmas):
 def test_schedule_refuses_bad_arguments(schedule, arguments, message):
     with pytest.raises(ValueError, match=f"^{message.replace('+', '[+]')}$"):
         schedule(**arguments)
+
+
+@pytest.mark.parametrize("audio_shift", [1.0, 3.0, 5.0, 12.0])
+def test_the_audio_s_sigma_is_that_of_its_own_shift(audio_shift):
+    """At every place of an unshifted schedule, its ends included."""
+    grid = torch.linspace(0, 1, 11, dtype=torch.float64)
+    video, audio = (shift * grid / (1 + (shift - 1) * grid) for shift in (5.0, audio_shift))
+    torch.testing.assert_close(audio_sigma(video, 5.0 / audio_shift), audio, atol=1e-12, rtol=0.0)
+    torch.testing.assert_close(carried(video, 5.0 / audio_shift) * audio, video, atol=1e-12, rtol=0.0)

@@ -18,7 +18,13 @@ MODEL_FILES = (".safetensors", ".pth", ".pt")
 FOLDERS = ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation")
 DIGITS = {"MD5": 32, "SHA256": 64}
 SUBGRAPH = r"[\da-f]{8}-[\da-f-]{27}"  # the type of a subgraph's node
-EXPERIMENTAL = ("OviReference", "OviContinue", "OviRemake", "OviStoryboard", "ContextWindowsManual")  # beyond what Ovi was trained on
+EXPERIMENTAL = (
+    "OviReference",
+    "OviContinue",
+    "OviRemake",
+    "OviStoryboard",
+    "ContextWindowsManual",
+)  # beyond what Ovi was trained on
 
 
 @pytest.fixture(params=[*GRAPHS, *SUBGRAPHS], ids=lambda path: path.stem)

@@ -31,6 +31,7 @@ VARIABLES = {  # names that stand for an object of this class throughout the pac
 CLASSES = {  # an attribute, or a class that another one is derived from, and the class whose names its own are
     "comfy.model_patcher.CoreModelPatcher": "comfy.model_patcher.ModelPatcher",
     "comfy.model_patcher.ModelPatcher.model": "comfy.model_base.BaseModel",
+    "comfy.model_base.BaseModel.model_sampling": "comfy.model_sampling.ModelSamplingDiscreteFlow",
     "comfy.patcher_extension.WrapperExecutor.class_obj": "comfy.samplers.CFGGuider",
     "comfy.samplers.CFGGuider.model_patcher": "comfy.model_patcher.ModelPatcher",
     "comfy.sd.VAE.patcher": "comfy.model_patcher.ModelPatcher",

@@ -108,6 +108,13 @@ def windowed(comfy, model, **options):
     return model
 
 
+def split(packed):
+    """Return the video and the audio of a packed latent [B, 1, N]."""
+    import comfy.utils
+
+    return comfy.utils.unpack_latents(packed, [(len(packed), *shape[1:]) for shape in SHAPES])
+
+
 def scaled(video):
     """Undo `unscaled`."""
     import comfy.latent_formats
@@ -138,6 +145,18 @@ def counted_passes(model):
         yield passes
     finally:
         handle.remove()
+
+
+def count_batches(model):
+    """The model, and a list that gets the batch size of each call of it."""
+    batches = []
+
+    def spy(run, args):
+        batches.append(len(args["input"]))
+        return run(args["input"], args["timestep"], **args["c"])
+
+    model.set_model_unet_function_wrapper(spy)
+    return model, batches
 
 
 class TimestepSpy:
