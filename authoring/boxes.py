@@ -62,10 +62,10 @@ FLAT: dict[str, Place] = {  # text to video with all nodes; also inside the boxe
     "CLIPLoader": (0, 300, 300, 106),
     "VAELoader": (0, 860, 300, 58),
     "OviAudioVAELoader": (0, 960, 300, 82),
-    "OviGuidance": (350, 0, 250, 274),
-    notes.VIDEO_NEGATIVE: (350, 420, 220, 90),
-    notes.AUDIO_NEGATIVE: (350, 560, 220, 90),
-    "OviTextEncode": (620, 290, 380, 400),
+    "OviGuidance": (350, 0, 250, 394),
+    notes.VIDEO_NEGATIVE: (350, 470, 220, 90),
+    notes.AUDIO_NEGATIVE: (350, 610, 220, 90),
+    "OviTextEncode": (620, 300, 380, 400),
     "RandomNoise": (1060, 0, 260, 82),
     "CFGGuider": (1060, 140, 260, 98),
     "OviUniPCSampler": (1060, 300, 260, 26),
@@ -76,7 +76,7 @@ FLAT: dict[str, Place] = {  # text to video with all nodes; also inside the boxe
     "CreateVideo": (1930, 820, 134, 0),
     "SaveVideo": (1930, 890, 420, 570),
 }
-BOXED = FLAT | {"OviTextEncode": (400, 340, 400, 400), "CreateVideo": (1930, 820, 210, 102)}
+BOXED = FLAT | {"OviTextEncode": (400, 460, 400, 400), "CreateVideo": (1930, 820, 210, 102)}
 
 TEXT_TO_VIDEO = Box(
     title="Text to Video (Ovi)",
@@ -110,7 +110,7 @@ def with_persons(title: str, inputs: Sequence[tuple[str, str, str]]) -> Box:
         title=title,
         members=[*TEXT_TO_VIDEO.members, *persons],
         inputs=inputs,
-        places=places | {"EmptyOviLatent": (400, 800, 260, 200)},
+        places=places | {"EmptyOviLatent": (400, 930, 260, 200)},
     )
 
 
