@@ -96,6 +96,26 @@ IMAGE_TO_VIDEO = replace(
 )
 
 
+OWN_AUDIO = replace(
+    IMAGE_TO_VIDEO,
+    title="Audio to Video (Ovi)",
+    members=[*(key for key in TEXT_TO_VIDEO.members if key != "EmptyOviLatent"), "OviReference"],
+    inputs=[("start_image", "OviReference", "start_image"), ("audio", "OviReference", "audio")],
+    shown=[*everything("OviReference"), ("OviGuidance", "sync_scale", "sync_scale")],
+    places=BOXED | {"OviReference": (1060, 580, 260, 400)},
+)
+GUIDES = replace(
+    TEXT_TO_VIDEO,
+    title="Images to Video (Ovi)",
+    members=[*TEXT_TO_VIDEO.members, "17", "18", "19"],
+    inputs=[(name, guide, "image") for name, guide in (("first", "17"), ("middle", "18"), ("last", "19"))],
+    shown=[*everything("EmptyOviLatent"), ("18", "frame", "middle_frame")],
+    places=BOXED
+    | {"EmptyOviLatent": (400, 930, 260, 200)}
+    | {guide: (720, 930 + 260 * index, 260, 200) for index, guide in enumerate(("17", "18", "19"))},
+)
+
+
 def with_persons(title: str, inputs: Sequence[tuple[str, str, str]]) -> Box:
     """Return a box of a whole workflow with persons, whose faces and voices are its inputs."""
     persons = list(dict.fromkeys(person for _, person, _ in inputs))

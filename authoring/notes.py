@@ -169,8 +169,8 @@ _SHOTS = (
     "**Shots**: a line `--- cut 5s` or `--- continue 5s` opens each; it may add `seed=7` or `image=1`. Text below "
     "`--- all` is put in front of every shot's prompt. A shot that continues begins with the last second of the one "
     "before.\n\n"
-    "**Change a shot** and press Run: it is generated again, with those that continue it. ComfyUI keeps the others "
-    "while the seed stays: set `control after generate` to fixed.\n\n"
+    "**Change a shot** and press Run: it is generated again, with those that continue it. ComfyUI keeps the others, as "
+    "long as the seed is the same.\n\n"
 )
 ABOUT_STORYBOARD = (
     _SHOTS
@@ -182,4 +182,26 @@ ABOUT_STORY = (
     + "**Persons**: face1 and voice1 are `<sub1>` of every prompt, face2 and voice2 are `<sub2>`. Crop the faces; each "
     "recording lasts at least 2 seconds and has one voice.\n\n"
     "**Experimental** where shots continue: DreamID-Omni was not trained for it.\n\n" + _CONSENT
+)
+_OWN_AUDIO = (
+    "**Your recording** is preserved in the latent for the video to follow, and the saved video has it as it was: its "
+    "own rate, all channels. How well lips follow is not promised; a face seen from the front, a prompt that says that "
+    "the mouth moves, and a little noise on clean speech help.\n\n"
+    "**Sync scale** pushes the video towards the audio, for one more pass of the model in every step; 0 saves it.\n\n"
+)
+ABOUT_OWN_AUDIO = (
+    _OWN_AUDIO
+    + "**Length**: that of the recording at 24 frames per second, plus 1. For a longer one, take *Ovi Storyboard 2 Own "
+    "Audio*.\n\n" + _SEED + _TRAINED
+)
+ABOUT_STORYBOARD_AUDIO = (
+    "**Shots** without a length end in the pauses of the recording. `--- cut` and `--- continue` open them; text below "
+    "`--- all` is put in front of every shot's prompt.\n\n" + _OWN_AUDIO + _TRAINED
+)
+ABOUT_GUIDES = (
+    "**Guides**: the clip passes through your images: the first at frame 0, the last at its end, and one in between at "
+    "`middle_frame`. Each is cropped from the centre to width × height. It fills the latent that holds its frame, so "
+    "one in between stands for four frames.\n\n"
+    "**More, or fewer**: open the blue-marked node; each *Ovi Guide* takes the latent of the one before. It takes a "
+    "stretch of frames or of audio, too.\n\n" + _PROMPT + _SEED + _TRAINED
 )

@@ -17,12 +17,14 @@ from .boxes import (
     FIRST_CLIP,
     FIRST_PASS,
     FLAT,
+    GUIDES,
     IMAGE_TO_VIDEO,
     LARGER,
     MODELS,
     NEW_AUDIO,
     NEXT_CLIP,
     ONE_PERSON,
+    OWN_AUDIO,
     SAMPLING,
     SCHEDULED,
     SECOND_PASS,
@@ -267,6 +269,36 @@ TEMPLATES = {
         links=notes.LINKS_AND_TREE,
         feeds=FEEDS,
     ),
+    "Ovi Guides": Template(
+        prompt="ovi_guides",
+        places={
+            notes.MODEL_LINKS: (0, 0, 400, 390),
+            notes.ABOUT: (0, 450, 400, 400),
+            "16": (440, 0, 224, 314),
+            "20": (440, 370, 224, 314),
+            "21": (440, 740, 224, 314),
+            GUIDES.title: (720, 0, 460, 1054),
+            "SaveVideo": (1220, 0, 420, 420),
+        },
+        groups={},
+        about=notes.ABOUT_GUIDES,
+        links=notes.LINKS,
+        boxes=[GUIDES],
+    ),
+    "Ovi Own Audio": Template(
+        prompt="ovi_own_audio",
+        places={
+            notes.MODEL_LINKS: (0, 0, 400, 390),
+            notes.ABOUT: (0, 450, 400, 430),
+            "LoadImage": (440, 0, 224, 320),
+            "LoadAudio": (440, 400, 224, 136),
+            OWN_AUDIO.title: (720, 0, 460, 880),
+            "SaveVideo": (1220, 0, 420, 420),
+        },
+        groups={},
+        about=notes.ABOUT_OWN_AUDIO,
+        boxes=[OWN_AUDIO],
+    ),
     "Ovi Person 1 Face and Voice": Template(
         prompt="ovi_person",
         places={
@@ -323,7 +355,7 @@ TEMPLATES = {
         model=notes.DREAMID_FP8,
         boxes=[MODELS],
     ),
-    "Ovi Storyboard": Template(
+    "Ovi Storyboard 1 Three Shots": Template(
         prompt="ovi_storyboard",
         places={
             MODELS.title: (0, 0, 440, 300),
@@ -334,6 +366,20 @@ TEMPLATES = {
         },
         groups={},
         about=notes.ABOUT_STORYBOARD,
+        boxes=[MODELS],
+    ),
+    "Ovi Storyboard 2 Own Audio": Template(
+        prompt="ovi_storyboard_own_audio",
+        places={
+            MODELS.title: (0, 0, 400, 280),
+            "LoadAudio": (176, 350, 224, 136),
+            notes.MODEL_LINKS: (0, 560, 400, 250),
+            notes.ABOUT: (0, 870, 400, 220),
+            "OviStoryboard": (480, 0, 520, 1090),
+            "SaveVideo": (1040, 0, 440, 420),
+        },
+        groups={},
+        about=notes.ABOUT_STORYBOARD_AUDIO,
         boxes=[MODELS],
     ),
 }

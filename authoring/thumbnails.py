@@ -38,6 +38,8 @@ BACKGROUND, PAPER, INK, LINE = "#17181c", "#e8e6e1", "#2b2c33", "#9a9aa5"
 NODE, VIDEO, SKY, AUDIO, RUST = "#33343c", "#3f6fb5", "#a9c8ee", "#f08a4b", "#b4531a"
 
 SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
+UNGUIDED = {"audio_cfg": 1.0, "skip_blocks": "", "skip_start_percent": 0.0, "skip_end_percent": 1.0}
+UNGUIDED |= {"video_start_percent": 0.0, "video_end_percent": 1.0, "audio_start_percent": 0.0, "audio_end_percent": 1.0}
 SHARED = 17  # frames that a clip has in common with the one before
 LONG = 481  # frames of 20 seconds
 WINDOW, OVERLAP = 31, 8  # latent frames of a context window, and those that it shares with the next one
@@ -163,6 +165,25 @@ class Studio:
         latent, *_ = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
         return Clip(frames, self.decode(self.sample(colour, latent, seed)).waveform)
 
+    def video_for(self, colour: str, audio: Tensor, seed: int) -> Clip:
+        """Generate frames for audio [samples] at 16 kHz."""
+        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
+        keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
+        keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
+        given = {"waveform": audio[None, None], "sample_rate": world.RATE}
+        latent, _ = self.run("OviReference", **size, **keep, audio_vae=self.audio_vae, audio=given)
+        (model,) = self.run("OviGuidance", model=self.model, **UNGUIDED, sync_scale=2.0)
+        return Clip(self.decode(self.sample(colour, latent, seed, model=model)).frames, audio)
+
+    def between(self, colour: str, images: Sequence[Tensor], seed: int) -> Clip:
+        """Generate a clip that passes through images [1, H, W, 3], at equal distances from its start to its end."""
+        latent = self.empty()
+        for i, image in enumerate(images):
+            at = i * (world.FRAMES - 1) // (len(images) - 1)
+            inputs = {"latent": latent, "vae": self.video_vae, "image": image, "frame": at}
+            (latent,) = self.run("OviGuide", **inputs, fit="refuse", fps=world.FPS)
+        return self.decode(self.sample(colour, latent, seed))
+
     def in_windows(self, colour: str, seed: int) -> Clip:
         """Generate 20 seconds in context windows."""
         model = windowed(self.host, self.model, context_length=WINDOW, context_overlap=OVERLAP)
@@ -219,13 +240,18 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             arrow(200, 120), *below(studio.from_text("green", 2)),
         ],
         "Ovi 9 Text to Video, All Nodes": [*graph(), arrow(200, 130), *below(studio.from_text("yellow", 3))],
+        "Ovi Guides": guides(studio, "yellow"),
+        "Ovi Own Audio": own_audio(studio.video_for("blue", studio.from_text("blue", 5).waveform, 0)),
         "Ovi Person 1 Face and Voice": [*given(one, 16), arrow(200, 124), *below(takes[0])],
         "Ovi Person 2 Dialogue": [
             *given(one, 16, 172), *beside(takes[0], 16), *given(other, 212, 172),
             *beside(studio.of_person(other, "large", 4), 212),
         ],
         "Ovi Person 3 Story": [*given(one, 16), *cuts(takes)],
-        "Ovi Storyboard": [*page(), *cuts([studio.from_text(colour, 2) for colour in ("blue", "yellow", "green")])],
+        "Ovi Storyboard 1 Three Shots": [
+            *page(), *cuts([studio.from_text(colour, 2) for colour in ("blue", "yellow", "green")]),
+        ],
+        "Ovi Storyboard 2 Own Audio": shots_to_audio([studio.from_text("blue", seed) for seed in (2, 5, 7)]),
     }  # fmt: skip
 
 
@@ -233,6 +259,26 @@ def below(clip: Clip) -> list[str]:
     """A clip in the lower part of a thumbnail."""
     row = Row(EDGE, INNER, every=4, frames=12)
     return [strip(clip, row, 160), wave(clip, row, 268, 92), bounces(clip, row, 160, 360)]
+
+
+def guides(studio: Studio, colour: str) -> list[str]:
+    """Images, outlined, and the clip that passes through them."""
+    source = world.frames(world.Scene(colour, "large", "low", height=48, gravity=420, restitution=0.86))
+    images = [source[at : at + 1] for at in (0, world.FRAMES // 2, world.FRAMES - 1)]
+    drawn = []
+    for i, image in enumerate(images):
+        x = EDGE + i * (INNER - 104) / 2
+        drawn += [frame(image[0], x, 16, 104, 104), outline(x, 16, 104, 104), arrow(x + 52, 124)]
+    return [*drawn, *below(studio.between(colour, images, 1))]
+
+
+def own_audio(clip: Clip) -> list[str]:
+    """Audio that is given, outlined, and its frames."""
+    row = Row(EDGE + 4, INNER - 8, every=4, frames=12)
+    return [
+        wave(clip, row, 24, 120), outline(EDGE, 20, INNER, 128), arrow(200, 158), strip(clip, row, 200, 150),
+        bounces(clip, row, 24, 350),
+    ]  # fmt: skip
 
 
 def person(colour: str, pitch: str, seed: int) -> Person:
@@ -264,6 +310,16 @@ def cuts(clips: Sequence[Clip]) -> list[str]:
     for i, clip in enumerate(clips):
         row = Row(EDGE + i * width, width - 6, every=12, frames=4)
         drawn += [strip(clip, row, 160), wave(clip, row, 268, 92)]
+    return drawn
+
+
+def shots_to_audio(clips: Sequence[Clip]) -> list[str]:
+    """Audio that is given, outlined, and the shots that follow it."""
+    width = INNER / len(clips)
+    drawn = [outline(EDGE, 20, INNER, 128), arrow(200, 158)]
+    for i, clip in enumerate(clips):
+        row = Row(EDGE + i * width + 3, width - 6, every=12, frames=4)
+        drawn += [wave(clip, row, 24, 120), strip(clip, row, 200, 150)]
     return drawn
 
 

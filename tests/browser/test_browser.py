@@ -156,10 +156,11 @@ class TestARun:
         assert list(faults(browser.shape(page))) == []
 
     def test_seeds_are_new_for_the_next_run(self, page, ran):
-        before, after = ran[1], page.evaluate(SEEDS)
+        """Except for those of storyboards, where a new one would make every shot anew."""
+        (title, before), after = ran, page.evaluate(SEEDS)
         assert before
         assert len(after) == len(before)
-        assert not set(before) & set(after)
+        assert before == after if "Stor" in title else not set(before) & set(after)
 
 
 def test_the_main_templates_next_to_comfyui_s(page, harmless):

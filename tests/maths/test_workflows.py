@@ -21,6 +21,7 @@ SUBGRAPH = r"[\da-f]{8}-[\da-f-]{27}"  # the type of a subgraph's node
 EXPERIMENTAL = (
     "OviReference",
     "OviContinue",
+    "OviGuide",
     "OviRemake",
     "OviStoryboard",
     "ContextWindowsManual",
@@ -66,7 +67,9 @@ def test_every_model_file_says_where_it_comes_from(nodes):
 def test_every_run_has_a_new_seed(nodes):
     sampled = [node for node in nodes if node["type"] in ("RandomNoise", "KSampler", "OviStoryboard")]
     assert sampled
-    assert all("randomize" in node["widgets_values"] for node in sampled)
+    fixed = [node for node in sampled if node["type"] == "OviStoryboard"]  # a new seed would make every shot anew
+    assert all("fixed" in node["widgets_values"] for node in fixed)
+    assert all("randomize" in node["widgets_values"] for node in sampled if node not in fixed)
 
 
 def test_audio_is_generated(nodes):
