@@ -28,7 +28,7 @@ from .latent import check_latent
 from .model import Ovi, OviSupported
 
 WRAPPER_KEY = "ovi"
-STRETCH = 2**24  # numbers of a float32 file that are in memory at a time
+STRETCH = 2**21  # numbers of a float32 file that are in memory at a time
 
 
 def load(

@@ -264,7 +264,8 @@ def test_easycache_saves_as_many_steps(comfy, model, loop):
     assert 0 < passes(sync_scale=2.0) == passes() < 6
 
 
-def test_split_over_devices(comfy, golden_file, load, loop, monkeypatch):
+@pytest.mark.parametrize("scales", [{"sync_scale": 2.0}, {"video_reference_cfg": 1.5, "audio_reference_cfg": 2.0}])
+def test_split_over_devices(comfy, golden_file, load, loop, monkeypatch, persons, scales):
     """Core's MultiGPU CFG Split runs each prediction on a device of its own: here two names of the CPU."""
     from comfy import model_management
 
@@ -273,10 +274,12 @@ def test_split_over_devices(comfy, golden_file, load, loop, monkeypatch):
     comfy.core("nodes_multigpu")
     devices = [torch.device("cpu"), torch.device("cpu", 1)]
     monkeypatch.setattr(model_management, "get_all_torch_devices", lambda *_, **__: devices)
-    model = load(golden_file)
-    expected = ksampler(comfy, guide(comfy, model, sync_scale=2.0), prompts(loop))
-    (shared,) = comfy.run("MultiGPU_WorkUnits", model=guide(comfy, model, sync_scale=2.0), max_gpus=2)
-    assert_equal(ksampler(comfy, shared, prompts(loop)), expected, 2e-5)
+    model, conds = load(golden_file), prompts(loop)
+    if "sync_scale" not in scales:
+        conds = with_persons(conds, persons)
+    expected = ksampler(comfy, guide(comfy, model, **scales), conds)
+    (shared,) = comfy.run("MultiGPU_WorkUnits", model=guide(comfy, model, **scales), max_gpus=2)
+    assert_equal(ksampler(comfy, shared, conds), expected, 2e-5)
 
 
 def test_bounces_meet_a_given_audio(comfy):
