@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..guidance import (
     AUTO,
+    BOTH,
     SKIP_KEY,
     WHOLE,
     Modalities,
@@ -48,10 +49,14 @@ class Guidance:
         return Modalities(self.video.contains(sigma), self.audio_cfg != 1.0 and self.audio.contains(sigma))
 
     def passes(self, sigma: Tensor, cfg: float) -> int:
-        """Return the passes of the model in a step at `sigma` [B], where the sampler's own scale is `cfg`."""
+        """Return the passes of the model in a step at `sigma` [B], where the sampler's own scale is `cfg`.
+
+        It counts for a clip of which neither modality is given whole.
+        """
         negative = (cfg, self.audio_cfg) != (1.0, 1.0) and any(self.at(sigma))  # else core leaves it out
         ranges = (self.video_reference_cfg, self.video), (self.audio_reference_cfg, self.audio)
-        return 1 + negative + sum(bool(scale) and when.contains(sigma) for scale, when in ranges)
+        referring = sum(bool(scale) and when.contains(sigma) for scale, when in ranges)
+        return 1 + negative + referring + any(self.synchrony.at(sigma, BOTH))
 
     def predict_needed(self, args: Mapping[str, Any]) -> list[Tensor]:
         """Predict without the negative prompt where nothing is guided; without references or fusion where they guide.
@@ -181,10 +186,10 @@ def guide(
 
 def passes(model: comfy.model_patcher.ModelPatcher, cfg: float, sigmas: Tensor) -> int:
     """Return the passes of a MODEL over a schedule, with a CFGGuider's `cfg` and one call of the model in each step."""
-    hooks = model.model_options.get("sampler_post_cfg_function", [])
-    found = [hook.__self__ for hook in hooks if isinstance(getattr(hook, "__self__", None), Guidance)]
-    steps = sigmas[:-1]
-    return sum(found[0].passes(sigma[None], cfg) for sigma in steps) if found else len(steps) * (1 + (cfg != 1.0))
+    guidance, steps = guidance_of(model.model_options), sigmas[:-1]
+    if guidance is None:
+        return len(steps) * (1 + (cfg != 1.0))
+    return sum(guidance.passes(sigma[None], cfg) for sigma in steps)
 
 
 def _predict(args: Mapping[str, Any]) -> list[Tensor]:
