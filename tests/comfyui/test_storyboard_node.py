@@ -210,7 +210,7 @@ def test_what_it_takes_is_said_before_the_first_shot(executor, finished):
 
 
 def test_guidance_sets_the_passes(comfy, model):
-    """Two a step; one where nothing is guided, and one more for each kind of reference, and for synchrony in its part."""
+    """Two a step; one where nothing is guided; one more for each kind of reference and for synchrony."""
     passes = comfy.module("ovi.native.guidance").passes
     sigmas = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
     with torch.inference_mode():
