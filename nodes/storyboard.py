@@ -26,7 +26,6 @@ from .inputs import (
 from .notes import show
 
 VIDEO_CFG = 4.0  # the Ovi release's
-MAX_SHOTS = 100  # ComfyUI's own limit of inputs that grow
 MAX_IMAGES, MAX_PERSONS = 50, 10
 SHOTS = (
     "--- all\n"
@@ -210,7 +209,9 @@ class OviShot(io.ComfyNode):
                 io.Video.Input("clip", optional=True, tooltip="The shot, from 'Create Video'."),
                 io.Autogrow.Input(
                     "waits",
-                    template=io.Autogrow.TemplatePrefix(io.AnyType.Input("wait"), prefix="wait", min=0, max=MAX_SHOTS),
+                    template=io.Autogrow.TemplatePrefix(
+                        io.AnyType.Input("wait"), prefix="wait", min=0, max=storyboard.MOST_SHOTS
+                    ),
                     tooltip="What has to be done before.",
                 ),
             ],

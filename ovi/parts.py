@@ -34,6 +34,8 @@ _SPAN = rf"{_TIME}(?:\s*(?:-->|[-–—])\s*{_TIME})?"
 _LEADING_TIME = re.compile(rf"\s*(?:\[{_SPAN}\]|\({_SPAN}\)|{_SPAN})[\s:：,，–—-]*")
 _CUE = re.compile(rf"^(?:[^\S\n]*\d+[^\S\n]*\n)?[^\S\n]*{_TIME}[^\S\n]*-->[^\S\n]*{_TIME}[^\S\n]*$", re.MULTILINE)
 _IDENTIFIED = re.compile(r"(?:,| is) identified as <sub\d+>\.?$")  # at the end of a person's line in a caption
+_BULLET = re.compile(r"\s*(?:[-–•*]|\d+[.)])\s+")  # of a list, in front of a person
+_IN_WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # a letter of a language with spaces between words
 _STARS = re.compile(r"\s*(?:[-–•*]\s+)?(\*{1,3})(?=[^\s*])([^*]+)\1")  # Markdown at the beginning of a line
 
 
@@ -103,13 +105,17 @@ def _read_speech(speech: str) -> tuple[list[str], list[str], list[str]]:
 def _names(persons: str) -> dict[str, str]:
     """Return the description of each person by name, from lines "name: description" or of a caption."""
     found: dict[str, str] = {}
-    for line in filter(str.strip, persons.splitlines()):
+    for written in filter(str.strip, persons.splitlines()):
+        line = written
+        for pattern, kept in ((_BULLET, ""), (_STARS, r"\2")):
+            if match := pattern.match(line):
+                line = match.expand(kept) + line[match.end() :]
         colon = _COLON.search(line)
         name, who = (line[: colon.start()].strip(), line[colon.end() :].strip()) if colon else ("", "")
         who = _IDENTIFIED.sub("", who).rstrip(".")
         if not name or not who:
             raise ValueError(
-                f'The person {quoted(line.strip())} has no name or no description: write "name: description".'
+                f'The person {quoted(written.strip())} has no name or no description: write "name: description".'
             )
         if name in found:
             raise ValueError(f"Two persons are called {quoted(name)}: give each a name of its own.")
@@ -152,7 +158,9 @@ def _with_numbers(text: str, persons: Iterable[str]) -> str:
     if not numbers:
         return text
     longest_first = sorted(map(re.escape, numbers), key=len, reverse=True)
-    pattern = re.compile(rf"{SPEECH}.*?{END_SPEECH}|(?<!\w)(?:{'|'.join(longest_first)})(?!\w)", re.DOTALL)
+    pattern = re.compile(
+        rf"{SPEECH}.*?{END_SPEECH}|(?<!{_IN_WORD})(?:{'|'.join(longest_first)})(?!{_IN_WORD})", re.DOTALL
+    )
     return pattern.sub(lambda found: numbers.get(found[0], found[0]), text)
 
 

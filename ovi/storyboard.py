@@ -1,8 +1,8 @@
 """A storyboard: one text for several shots.
 
-A line of three or more hyphens opens a shot, and may say how: "--- continue 5s", "--- cut 4s seed=7 image=2". What
-follows, up to the next such line, is the shot's prompt. Text in front of the first such line is a shot of its own, and
-the text below "--- all" is put in front of every shot's prompt. Lines are counted from 1.
+A line of three or more hyphens, or dashes, opens a shot, and may say how: "--- continue 5s", "--- cut 4s seed=7
+image=2". What follows, up to the next such line, is the shot's prompt. Text in front of the first such line is a shot
+of its own, and the text below "--- all" is put in front of every shot's prompt. Lines are counted from 1.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ from .quote import quoted
 
 LONGEST = 16384  # frames: ComfyUI's own limit of lengths
 SEEDS = 2**64  # ComfyUI's seeds are below
+MOST_SHOTS = 100  # ComfyUI's own limit of inputs that grow, such as those of Ovi Join
 MOST_PROBLEMS = 5  # that one error names
+SHORTEST_PART = 2  # frames of a track that a shot follows
 CONTINUE = "continue"
 
-_OPENS = re.compile(r"\s*-{3,}(?P<options>.*?)[\s-]*")
-_SPACED = re.compile(r"\s*=\s*|(?<=\d)\s+(?=(?:s|secs?|seconds?|f|frames?)\b)", re.IGNORECASE)
+_DASHES = "-\u2010-\u2015\u2212"  # of a class of characters: text programs turn hyphens into dashes
+_OPENS = re.compile(rf"\s*(?:[{_DASHES}]{{3,}}|\u2014-)(?P<options>.*)")
+_ALMOST_OPENS = re.compile(rf"\s*[{_DASHES}]{{1,2}}\s*(?:cut|continue|all)\b.*", re.IGNORECASE)
+_SPACED = re.compile(r" ?= ?|(?<=\d) (?=(?:s|secs?|seconds?|f|frames?)\b)", re.IGNORECASE)
 _OPTIONS: Mapping[str, re.Pattern[str]] = {
     kind: re.compile(pattern, re.IGNORECASE)
     for kind, pattern in {
         "join": r"(cut|continue)",
         "all": r"(all)",
-        "seconds": r"(\d+(?:[.,]\d+)?)(?:s|secs?|seconds?)",
-        "frames": r"(\d+)(?:f|frames?)",
-        "seed": r"seed=(\d+)",
-        "image": r"image=(\d+)",
+        "seconds": r"(\d{1,9}(?:[.,]\d{1,9})?)(?:s|secs?|seconds?)",
+        "frames": r"(\d{1,9})(?:f|frames?)",
+        "seed": r"seed=(\d{1,30})",
+        "image": r"image=([1-9]\d{0,8})",
     }.items()
 }
 _KNOWN = "write cut or continue, and 5s, seed=7 or image=1 (or all alone, for text that every shot has)"
@@ -63,13 +67,16 @@ class Track(NamedTuple):
 
     @classmethod
     def of(cls, audio: Any) -> Track:
-        """Return that of ComfyUI's AUDIO. Raises ValueError for what is no recording."""
+        """Return that of ComfyUI's AUDIO. Raises ValueError for what is no recording, or too short to follow."""
         waveform, rate = media.recording(audio)
+        frames = int(waveform.shape[1] / rate * geometry.FPS)
+        if frames < SHORTEST_PART:
+            raise ValueError(
+                f"The audio lasts {waveform.shape[1] / rate:.2f} s, but shots follow at least "
+                f"{geometry.seconds(SHORTEST_PART):.2f} s: connect a longer one, or none."
+            )
         pauses = media.pauses(waveform.float().mean(0), rate)
-        return cls(
-            int(waveform.shape[1] / rate * geometry.FPS),
-            tuple((start * geometry.FPS, end * geometry.FPS) for start, end in pauses),
-        )
+        return cls(frames, tuple((start * geometry.FPS, end * geometry.FPS) for start, end in pauses))
 
 
 class Storyboard(NamedTuple):
@@ -96,7 +103,7 @@ class Storyboard(NamedTuple):
 
     def follows(self, shot: Shot, begin: int) -> bool:
         """Say whether a shot that begins at a frame has a part of the track to follow, behind its overlap."""
-        return self.track is not None and self.track.frames - begin - shot.overlap > 1
+        return self.track is not None and self.track.frames - begin - shot.overlap >= SHORTEST_PART
 
 
 class Defaults(NamedTuple):
@@ -122,7 +129,7 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
 
     Raises ValueError, naming the line of each problem, for unknown or contradictory options, a length that no latent
     holds or that is no longer than an overlap, a missing image, a shot without text, speech that is not closed, and
-    where there is no shot.
+    where there is no shot or more than `MOST_SHOTS`.
     """
     problems: list[str] = []
     parts: list[_Part] = []
@@ -139,6 +146,8 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
     _refuse(problems)
     if not parts:
         raise ValueError('The storyboard has no shot: write a prompt, and a line "---" in front of each further one.')
+    if len(parts) > MOST_SHOTS:
+        raise ValueError(f"The storyboard has {len(parts)} shots, but may have {MOST_SHOTS}: use two storyboards.")
     shots: list[Shot] = []
     notes: list[str] = []
     seen: Counter[str] = Counter()
@@ -151,10 +160,11 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
                 begin = Storyboard((*shots, shot), ()).starts[-2]
                 shot = replace(shot, frames=_following(shot, begin, track, is_last=part is parts[-1]))
             shots.append(shot)
-            notes += [f"Line {part.line}: {note}" for note in _doubts(shot, defaults.style)]
+            doubts = (*_almost_opens(part.text), *_doubts(shot, defaults.style))
+            notes += [f"Line {part.line}: {note}" for note in doubts]
     _refuse(problems)
     board = Storyboard(tuple(shots), tuple(notes), track)
-    return board._replace(notes=(*notes, *_track_notes(board)))
+    return board._replace(notes=(*notes, *_unused_notes(board, images), *_track_notes(board)))
 
 
 def _refuse(problems: list[str]) -> None:
@@ -189,8 +199,9 @@ def _parts(text: str) -> Iterator[tuple[int, str, str]]:
 
 def _options(written: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    tight = _SPACED.sub(lambda match: "=" if "=" in match[0] else "", written)
-    for word in re.split(r"[\s;]+|,(?!\d)", tight.strip()):
+    tight = _SPACED.sub(lambda match: "=" if "=" in match[0] else "", " ".join(written.split()))
+    for each in re.split(r"[ ;]|,(?!\d)|(?<!\d),", tight):
+        word = re.sub(f"[{_DASHES}]+$", "", each)  # a line may end with dashes, too
         if not word:
             continue
         for kind, pattern in _OPTIONS.items():
@@ -245,13 +256,12 @@ def _shot(
 
 
 def _frames(options: Mapping[str, str], default: int) -> int:
-    if "frames" in options:
-        frames = int(options["frames"])
-        geometry.check_length(frames)
-    elif "seconds" in options:
-        frames = geometry.nearest_frames(float(options["seconds"].replace(",", ".")))
+    if "seconds" in options:
+        seconds = float(options["seconds"].replace(",", "."))
+        frames = geometry.nearest_frames(seconds) if seconds else 0
     else:
-        frames = default
+        frames = int(options.get("frames", default))
+        geometry.check_length(frames)
     if not 0 < frames <= LONGEST:
         raise ValueError(f"A shot has 1 to {LONGEST} frames, not {frames}")
     return frames
@@ -267,6 +277,19 @@ def _following(shot: Shot, begin: int, track: Track, *, is_last: bool) -> int:
         if any(start <= begin + frames <= end for start, end in track.pauses):
             return frames
     return shot.frames
+
+
+def _almost_opens(text: str) -> list[str]:
+    """Say which lines of a prompt look as if they were meant to open a shot."""
+    lines = filter(_ALMOST_OPENS.fullmatch, text.splitlines())
+    return [f"{quoted(line.strip())} is read as text of this shot: a line of three hyphens opens one" for line in lines]
+
+
+def _unused_notes(board: Storyboard, images: Collection[int]) -> list[str]:
+    """Say which start images no shot begins with."""
+    unused = sorted({*images} - {shot.image for shot in board.shots})
+    names = ", ".join(f"image{number}" for number in unused)
+    return [f'No shot begins with {names}: write "image={unused[0]}" in the line of one'] if unused else []
 
 
 def _track_notes(board: Storyboard) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..guidance import (
     AUTO,
+    BOTH,
     SKIP_KEY,
     WHOLE,
     Modalities,
@@ -48,14 +49,14 @@ class Guidance:
         return Modalities(self.video.contains(sigma), self.audio_cfg != 1.0 and self.audio.contains(sigma))
 
     def passes(self, sigma: Tensor, cfg: float) -> int:
-        """Return the passes of the model in a step at `sigma` [B], where the sampler's own scale is `cfg`."""
+        """Return the passes of the model in a step at `sigma` [B], where the sampler's own scale is `cfg`.
+
+        It counts for a clip of which neither modality is given whole.
+        """
         negative = (cfg, self.audio_cfg) != (1.0, 1.0) and any(self.at(sigma))  # else core leaves it out
-        extra = (
-            (self.video_reference_cfg, self.video),
-            (self.audio_reference_cfg, self.audio),
-            (self.synchrony.scale, self.synchrony.range),
-        )
-        return 1 + negative + sum(bool(scale) and when.contains(sigma) for scale, when in extra)
+        ranges = (self.video_reference_cfg, self.video), (self.audio_reference_cfg, self.audio)
+        referring = sum(bool(scale) and when.contains(sigma) for scale, when in ranges)
+        return 1 + negative + referring + any(self.synchrony.at(sigma, BOTH))
 
     def predict_needed(self, args: Mapping[str, Any]) -> list[Tensor]:
         """Predict without the negative prompt where nothing is guided; without references or fusion where they guide.

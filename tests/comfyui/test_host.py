@@ -40,6 +40,11 @@ def test_newer_names_are_as_new_as_they_say(host, version):
     assert [name.path for name in newer if host.is_there(name)] == []
 
 
+def test_each_name_is_listed_once(host):
+    for names in (host.NAMES, host.HOOKS):
+        assert sorted({name.path for name in names}) == sorted(name.path for name in names)
+
+
 def test_this_comfyui_has_every_key(host, version):
     for module, keys in host.KEYS.items():
         source = inspect.getsource(importlib.import_module(module))

@@ -210,7 +210,7 @@ def test_what_it_takes_is_said_before_the_first_shot(executor, finished):
 
 
 def test_guidance_sets_the_passes(comfy, model):
-    """Two a step; one where nothing is guided, and one more for each kind of reference and for synchrony."""
+    """Two a step; one where nothing is guided; one more for each kind of reference and for synchrony."""
     passes = comfy.module("ovi.native.guidance").passes
     sigmas = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0])
     with torch.inference_mode():
@@ -221,7 +221,8 @@ def test_guidance_sets_the_passes(comfy, model):
             (1.0, guide(comfy, model, audio_cfg=1.0), 4),
             (4.0, guide(comfy, model, video=(0.0, 0.0), audio=(0.0, 0.0)), 5),
             (4.0, guide(comfy, model, video_reference_cfg=1.5, audio_reference_cfg=2.0), 16),
-            (4.0, guide(comfy, model, sync_scale=2.0), 12),
+            (4.0, guide(comfy, model, sync_scale=1.0), 12),
+            (1.0, guide(comfy, model, audio_cfg=1.0, sync_scale=1.0, sync=(0.0, 0.0)), 5),
         ):
             assert passes(guided, cfg, sigmas) == expected
 

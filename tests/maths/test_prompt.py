@@ -155,6 +155,30 @@ def test_a_person_needs_a_name_of_its_own_and_a_description(persons, sentence):
         parts.read("", "", "", DREAMID, persons)
 
 
+@pytest.mark.parametrize("line", ["- Anna: A man", "1. Anna: A man", "* **Anna**: A man", "**Anna:** A man"])
+def test_persons_may_be_a_list(line):
+    text = parts.read("Anna waves.", "", "", DREAMID, line).text
+    assert text.splitlines()[0] == "<img1>: A man is identified as <sub1>."
+    assert text.endswith(": <sub1> waves.")
+
+
+def test_emphasis_in_a_description_of_a_person_stays():
+    assert parts.read("", "", "", DREAMID, "Anna: A *very* old man").text.startswith("<img1>: A *very* old man is")
+
+
+@pytest.mark.parametrize(
+    ("name", "scene", "read"),
+    [
+        ("李", "李看着海。", "<sub1>看着海。"),
+        ("안나", "안나가 걷는다.", "<sub1>가 걷는다."),
+        ("Ann", "Anna sees Ann.", "Anna sees <sub1>."),
+    ],
+)
+def test_names_in_languages_without_spaces(name, scene, read):
+    """A name ends where a word does, or a particle or a verb of such a language follows."""
+    assert parts.read(scene, "", "", DREAMID, f"{name}: A man").text.endswith(read)
+
+
 def test_other_styles_have_no_persons():
     text, notes, unsure = parts.read("A pier.", "", "", "960x960_5s", PERSONS)
     assert (text, notes) == ("A pier.", ())

@@ -32,7 +32,7 @@ def shots(text, images=(1, 2), **changes):
 
 def test_a_page_of_shots():
     """Text in front of the first line is a shot; a bare line is a cut; a shot that continues has the next seed."""
-    board = read(PAGE, DEFAULTS, (1, 2))
+    board = read(PAGE, DEFAULTS, (2,))
     assert [(shot.line, shot.prompt) for shot in board.shots] == [
         (1, "A pier at dusk."),
         (3, "She laughs."),
@@ -55,10 +55,39 @@ def test_text_for_all_shots_is_put_in_front_of_each():
     assert [one.line, two.line] == [3, 5]
 
 
-@pytest.mark.parametrize("options", ["5s", "5 s", "5.0sec", "5,0 seconds", "121f", "121 frames", "cut 5S", "5s,cut"])
+@pytest.mark.parametrize(
+    "options", ["5s", "5 s", "5.0sec", "5,0 seconds", "121f", "121 frames", "cut 5S", "5s,cut", "cut,5s"]
+)
 def test_ways_to_write_a_length(options):
     (shot,) = shots(f"--- {options}\nA pier.", frames=49)
     assert shot.frames == 121
+
+
+@pytest.mark.parametrize("dashes", ["---", "-----", "\u2014-", "\u2014\u2014\u2014", "\u2013\u2013\u2013"])
+def test_hyphens_that_became_dashes(dashes):
+    """Text programs replace two or three hyphens as they are typed."""
+    (one, two) = shots(f"A pier.\n{dashes} continue 4s {dashes}\nShe laughs.")
+    assert (one.prompt, two.prompt, two.frames, two.overlap) == ("A pier.", "She laughs.", 97, 25)
+
+
+@pytest.mark.parametrize("line", ["-- cut 5s", "- continue", "\u2014 cut", "--all"])
+def test_a_line_that_almost_opens_a_shot_is_said(line):
+    (note,) = read(f"A pier.\n{line}\nA door.", DEFAULTS).notes
+    assert note == f'Line 1: "{line}" is read as text of this shot: a line of three hyphens opens one'
+
+
+def test_start_images_that_no_shot_uses_are_said():
+    board = read("--- image=2\nA", DEFAULTS, (1, 2, 3))
+    assert board.notes == ('No shot begins with image1, image3: write "image=1" in the line of one',)
+    assert read("--- image=2\nA", DEFAULTS, (2,)).notes == ()
+
+
+def test_a_long_line_is_read_at_once():
+    """In time that grows with its length: one that grew with the square took minutes."""
+    with pytest.raises(ValueError, match="no option"):
+        shots(f"---{' -' * 50_000}x\nA")
+    with pytest.raises(ValueError, match="no option"):
+        shots(f"---{' ' * 100_000}x\nA")
 
 
 def test_keys_name_prompts_not_places():
@@ -90,6 +119,11 @@ def test_what_is_doubtful_in_a_prompt_has_its_line():
         ("A\n--- cut continue\nB", 'Line 2: "continue" says once more what "cut" says'),
         ("--- 5s 121f\nA", "Line 1: The length is given in seconds and in frames"),
         ("--- 120f\nA", "Line 1: The length must be 4n + 1 frames, got 120: use 117 or 121"),
+        ("--- 0s\nA", "Line 1: A shot has 1 to 16384 frames, not 0"),
+        (f"--- {'9' * 400}s\nA", 'Line 1: "9999'),
+        (f"--- seed={'9' * 5000}\nA", 'Line 1: "seed=9999'),
+        ("--- image=0\nA", 'Line 1: "image=0" is no option of a shot'),
+        ("---\nA\n" * 101, "The storyboard has 101 shots, but may have 100"),
         ("--- 9000s\nA", "Line 1: A shot has 1 to 16384 frames, not 216001"),
         ("--- continue\nA", "Line 1: The first shot has none before it to continue: write cut"),
         ("A\n--- continue 1s\nB", "Line 2: The overlap is 25 frames, but this shot or the one before has 25"),
@@ -109,6 +143,11 @@ def test_what_is_doubtful_in_a_prompt_has_its_line():
 def test_what_does_not_fit_is_said_for_its_line(text, said):
     with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
         shots(text)
+
+
+def test_a_default_length_that_no_latent_holds():
+    with pytest.raises(ValueError, match=r"Line 2: The length must be 4n \+ 1 frames, got 120"):
+        shots("\n--- cut\nA", frames=120)
 
 
 def test_everything_that_does_not_fit_is_said_at_once():
@@ -159,3 +198,8 @@ def test_a_track_is_read_from_audio(rate, channels):
     track = Track.of({"waveform": wave[None], "sample_rate": rate})
     assert track.frames == 72
     assert track.pauses == (pytest.approx((24, 48), abs=0.6),)
+
+
+def test_a_track_too_short_to_follow_is_refused():
+    with pytest.raises(ValueError, match=r"The audio lasts 0\.05 s, but shots follow at least 0\.08 s"):
+        Track.of({"waveform": torch.zeros(1, 1, 800), "sample_rate": 16000})
