@@ -222,7 +222,7 @@ def test_guidance_sets_the_passes(comfy, model):
             (4.0, guide(comfy, model, video=(0.0, 0.0), audio=(0.0, 0.0)), 5),
             (4.0, guide(comfy, model, video_reference_cfg=1.5, audio_reference_cfg=2.0), 16),
             (4.0, guide(comfy, model, sync_scale=1.0), 12),
-            (1.0, guide(comfy, model, audio_cfg=1.0, sync_scale=1.0, sync=(0.0, 0.0)), 5),
+            (1.0, guide(comfy, model, audio_cfg=1.0, sync_scale=1.0, sync_end_percent=0.0), 5),
         ):
             assert passes(guided, cfg, sigmas) == expected
 
