@@ -169,6 +169,9 @@ class OviStoryboard(io.ComfyNode):
         require_ovi(model, "Ovi Storyboard")
         require_vaes(vae, audio_vae)
         geometry.check_size(width, height)
+        if len(sigmas) < 2:
+            raise ValueError("The sigmas have no step: connect 'Ovi Scheduler', with a denoise above 0.")
+        expansion.check_prefix(filename_prefix)
         given = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         expansion.persons(given)
         defaults = storyboard.Defaults(length, geometry.nearest_frames(overlap), seed, prompt_style)

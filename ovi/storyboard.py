@@ -186,7 +186,8 @@ def _parts(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield the line that opens each part, its options as written, and the text below it."""
     first, options, words = 1, "", list[str]()
     opened = False
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")  # as editors count them
+    for number, line in enumerate(lines, start=1):
         if match := _OPENS.fullmatch(line):
             if opened or any(map(str.strip, words)):
                 yield first, options, "\n".join(words).strip()

@@ -186,6 +186,16 @@ def persons(given: Mapping[str, Any]) -> list[int]:
     return found
 
 
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError for the name of a file outside of ComfyUI's output folder, as ComfyUI does once it is saved."""
+    root = os.path.abspath(folder_paths.get_output_directory())
+    if os.path.commonpath([root, os.path.abspath(os.path.join(root, prefix))]) != root:
+        raise ValueError(
+            f"filename_prefix is '{prefix}', outside of ComfyUI's output folder: give a name, or a folder and a name, "
+            "inside of it."
+        )
+
+
 def save(video: Any, prefix: str, hidden: Any) -> ui.PreviewVideo:
     """Save a VIDEO as mp4 with the graph in it, under `prefix` in ComfyUI's output folder; return how it is shown.
 

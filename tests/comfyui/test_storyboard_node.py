@@ -244,6 +244,7 @@ def test_persons_are_in_every_shot(executor, finished, seeds):
     [
         ({"shots": "--- image=2\nA pier."}, "Line 1: image=2 is asked for, but image1 is connected: connect image2."),
         ({"vae": ["audio_vae", 0]}, "The video VAE given is an audio VAE of 20 channels"),
+        ({"filename_prefix": "../take"}, "filename_prefix is '../take', outside of ComfyUI's output folder"),
         ({"width": 72}, "Width and height must be multiples of 32, got 72x64"),
     ],
 )
@@ -252,6 +253,16 @@ def test_what_cannot_be_is_said_before_anything_is_generated(executor, seeds, ch
     assert failed == "execution_error"
     assert why["exception_message"].startswith(said)
     assert why["node_id"] == "board"
+    assert seeds == []
+
+
+def test_a_schedule_without_a_step_is_refused(executor, seeds):
+    VALUES["no step"] = torch.zeros(0)  # as ComfyUI's schedulers give with a denoise of 0
+    board = prompt()
+    board["sigmas"] = {"class_type": "Given", "inputs": {"name": "no step"}}
+    failed, why = executor.run(board)
+    assert failed == "execution_error"
+    assert why["exception_message"].startswith("The sigmas have no step")
     assert seeds == []
 
 

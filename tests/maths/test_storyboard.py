@@ -159,6 +159,13 @@ def test_everything_that_does_not_fit_is_said_at_once():
     assert str(refusal.value).splitlines()[5:] == ["… and 3 more"]
 
 
+def test_lines_are_counted_as_in_an_editor():
+    """From a byte order mark on, and not at the separators of other systems."""
+    with pytest.raises(ValueError, match="^Line 3: "):
+        shots("\ufeff--- 9f\r\nA\u2028B\x0cC\r\n--- x\r\nD")
+    assert [shot.prompt for shot in shots("\ufeff--- 9f\r\nA\r\nB")] == ["A\nB"]
+
+
 FOUR = "A\n--- continue\nB\n--- cut\nC\n--- continue\nD"
 
 
