@@ -63,8 +63,8 @@ _REASONED = re.compile(r".*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNO
 _STILL_REASONING = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
 _TOKEN = re.compile(r"<\|[^<>|\n]{1,30}\|>|</?(?:start|end)_of_turn>|</?answer>", re.IGNORECASE)  # of chat templates
 _NONE = re.compile(
-    r"[^\w\"“„«「『]*(?:none|no one|nobody|no(?: one|body)? (?:speech|speaks|is speaking|dialogues?|words|audio)|n/a|empty"
-    r"|keine?r?|niemand|aucune?|personne|ninguno|nadie|无|無|なし|없음)?[^\w\"“„«「『]*",
+    r"[^\w\"“„«「『]*(?:none|no one|nobody|no(?: one|body)? (?:speech|speaks|is speaking|dialogues?|words|audio)|n/a"
+    r"|empty|keine?r?|niemand|aucune?|personne|ninguno|nadie|无|無|なし|없음)?[^\w\"“„«「『]*",
     re.IGNORECASE,
 )
 _OPENING = re.compile(

@@ -110,6 +110,8 @@ def _board_example(example: str, in_dreamid: bool) -> str:
         )
         return f"--- all\n{persons}--- cut\nScene:{shot}\n--- cut\n{last}"
     common = "Scene: The lighthouse keeper has a grey beard and a blue coat."
-    last = "Scene: The lighthouse keeper walks to the window and looks out.\nSpeech: none\n"
+    last = (
+        "Scene: The lighthouse keeper walks to the window and looks out.\nSpeech: none\n"
         "Audio: Slow steps, rain on glass."
+    )
     return f"--- all\n{common}\n--- cut\n{example}\n--- continue\n{last}"
