@@ -58,9 +58,7 @@ _PERSON = re.compile(r"\s*<img\d+>")  # of a caption
 _BULLET = re.compile(r"\s*(?:[-–•*]|\d+[.)])\s+")
 _RULE = re.compile(r"\s*(?:[*_=]{3,}|-{3,}.*)")
 _FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
-_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_REASONED = re.compile(r".*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)  # its begin is in the template
-_STILL_REASONING = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
+_REASONING = re.compile(r"(</?(?:think|thinking|reasoning)>)", re.IGNORECASE)
 _TOKEN = re.compile(r"<\|[^<>|\n]{1,30}\|>|</?(?:start|end)_of_turn>|</?answer>", re.IGNORECASE)  # of chat templates
 _NONE = re.compile(
     r"[^\w\"“„«「『]*(?:none|no one|nobody|no(?: one|body)? (?:speech|speaks|is speaking|dialogues?|words|audio)|n/a"
@@ -110,14 +108,11 @@ def read(answer: str, form: str, style: str) -> Reading:
 
 def _answered(answer: str, notes: list[str]) -> str:
     """Return the answer without the model's reasoning, tokens of its template, and what stands around a code block."""
-    text = _REASONED.sub("", _REASONING.sub("", answer))
-    if reasoning := _STILL_REASONING.search(text):
-        if not text[: reasoning.start()].strip():
-            raise ValueError(
-                "The answer ends while the model still reasons: raise max_length of 'Generate Text', or turn thinking "
-                "off."
-            )
-        text = text[: reasoning.start()]
+    text, reasons = _without_reasoning(answer)
+    if reasons and not text.strip():
+        raise ValueError(
+            "The answer ends while the model still reasons: raise max_length of 'Generate Text', or turn thinking off."
+        )
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[^\S\n]+", " ", _TOKEN.sub("", text))).strip()
     pieces = [piece.strip() for piece in _FENCE.split(text)]
     wanted = [piece for piece in pieces if _is_labelled(piece)] or [*filter(None, pieces[1::2])] or pieces
@@ -128,6 +123,24 @@ def _answered(answer: str, notes: list[str]) -> str:
     if text[0] == "{" or text.startswith("[{"):
         raise ValueError(f"The answer is JSON, not parts with labels such as Scene: {AGAIN}, or use a larger model.")
     return text
+
+
+def _without_reasoning(answer: str) -> tuple[str, bool]:
+    """Return what stands outside of the model's reasoning, which a template may have opened, and whether it ends in it.
+
+    Linear in the length, as a model that repeats itself fills it with tags.
+    """
+    kept: list[str] = []
+    reasons = False
+    for piece in _REASONING.split(answer):
+        if not _REASONING.fullmatch(piece):
+            kept += [] if reasons else [piece]
+        elif piece[1] != "/":
+            reasons = True
+        else:
+            kept = kept if reasons else []
+            reasons = False
+    return "".join(kept), reasons
 
 
 def _left_out(text: str) -> str:
