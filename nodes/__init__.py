@@ -9,6 +9,7 @@ from .audio_vae import OviAudioVAELoader
 from .decode import OviDecode
 from .extend import OviContinue, OviJoin
 from .guide import OviGuidance
+from .idea import OviAnswer, OviIdea
 from .keyframe import OviGuide
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
@@ -34,6 +35,8 @@ class OviExtension(ComfyExtension):
             OviModelLoader,
             OviLoraLoader,
             OviAudioVAELoader,
+            OviIdea,
+            OviAnswer,
             OviPrompt,
             OviTextEncode,
             EmptyOviLatent,

@@ -19,13 +19,13 @@ from .tags import AUDIO, END_AUDIO, END_SPEECH, LABEL, SPEECH, Reading
 
 STYLES = (*VARIANTS, caption.STYLE)  # forms that a prompt is composed in: the checkpoints'
 
-_VERBS = (
+VERBS = (
     r"(?<!\bwho )(?<!\bthat )\b(?:says?|said|speaks|spoke|asks?|asked|answers|answered|replies|replied|whispers?|"
     "whispered|shouts?|shouted|yells?|yelled|screams?|screamed|cries|cried|calls|called|murmurs?|murmured|mutters?|muttered|"
     "mumbles|mumbled|exclaims|exclaimed|adds|added|continues|continued|sings|sang|sagt|fragt|ruft|dit|dice|diz|говорит)"
 )
-_SAYS = re.compile(rf"{_VERBS}(?:\s+\S+){{0,3}}$|[说說问問喊]$")  # at the end of who speaks
-_SAYS_COMMA = re.compile(rf"(?:[^:：,，]|(?<=\d)[:：](?=\d))*(?:{_VERBS}|[说說问問喊])\s*[,，]")
+_SAYS = re.compile(rf"{VERBS}(?:\s+\S+){{0,3}}$|[说說问問喊]$")  # at the end of who speaks
+_SAYS_COMMA = re.compile(rf"(?:[^:：,，]|(?<=\d)[:：](?=\d))*(?:{VERBS}|[说說问問喊])\s*[,，]")
 _OPENING, _CLOSING = "\"“„”«「『'‘", "\"”“»」』'’"
 _QUOTED = re.compile(r'([^"“„”«»「」『』]*)["“„”«「『]([^"“„”«»「」『』]+)["”“»」』]\s*[.]?')
 _COLON = re.compile(r"[:：](?!//|(?<=\d[:：])\d)")  # after a speaker: neither in 10:30 nor in http://

@@ -11,9 +11,9 @@ import pytest
 from support import ROOT
 
 NODES = {
-    "EmptyOviLatent", "OviAudioVAELoader", "OviContinue", "OviDecode", "OviGuidance", "OviImageToVideo", "OviJoin",
-    "OviLoraLoader", "OviModelLoader", "OviPerson", "OviPrompt", "OviReference", "OviRemake", "OviScheduler",
-    "OviTextEncode", "OviUniPCSampler",
+    "EmptyOviLatent", "OviAnswer", "OviAudioVAELoader", "OviContinue", "OviDecode", "OviGuidance", "OviGuide",
+    "OviIdea", "OviImageToVideo", "OviJoin", "OviLoraLoader", "OviModelLoader", "OviPerson", "OviPrompt",
+    "OviReference", "OviRemake", "OviScheduler", "OviShot", "OviStoryboard", "OviTextEncode", "OviUniPCSampler",
 }  # fmt: skip
 
 

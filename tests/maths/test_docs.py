@@ -118,9 +118,11 @@ ALLOWED = {  # by file: the phrases that mean a still picture or a sound as such
         "SOUND",
         "sound: str",
     ],
+    "nodes/idea.py": ["The sea sounds"],
     "nodes/text.py": ["The sea sounds"],
     "web/docs/OviPrompt.md": ["scene, speech and sound", "`sound`", "**sound**", "The sound holds"],
     "web/docs/OviTextEncode.md": ["The sea sounds"],
+    "ovi/answer.py": ["|sound|sound effects|sounds|"],
     "ovi/prompt.py": ["sound: str", "speech, sound, style"],
     "ovi/parts.py": [
         "(scene, speech, sound)",
