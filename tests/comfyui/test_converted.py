@@ -30,7 +30,7 @@ def rounded(layer, args):
     return ((args[0] / scale).round() * scale,)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name, form in FORMATS.items() if form])
 def test_quantize(comfy, tmp_path, x, capsys, name):
     """ComfyUI runs the file as the float32 model with the weights that its own quantisation gives back."""
     from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor

@@ -161,7 +161,7 @@ def test_everything_that_does_not_fit_is_said_at_once():
 
 def test_lines_are_counted_as_in_an_editor():
     """From a byte order mark on, and not at the separators of other systems."""
-    with pytest.raises(ValueError, match="^Line 3: "):
+    with pytest.raises(ValueError, match=r"^Line 3: "):
         shots("\ufeff--- 9f\r\nA\u2028B\x0cC\r\n--- x\r\nD")
     assert [shot.prompt for shot in shots("\ufeff--- 9f\r\nA\r\nB")] == ["A\nB"]
 
