@@ -12,10 +12,8 @@ from torch import Tensor
 from ..ovi import geometry, image, join, media
 from ..ovi.native.joint import JointLatent
 from ..ovi.native.vae import require_vaes
-from .inputs import MAX_SIZE, length_input, overlap_input
+from .inputs import length_input, overlap_input
 from .notes import show
-
-MAX_CLIPS = 100  # ComfyUI's own limit of inputs that grow
 
 
 def frames_at_24(video: Any, what: str) -> Tensor:
@@ -110,14 +108,16 @@ class OviJoin(io.ComfyNode):
             inputs=[
                 io.Autogrow.Input(
                     "clips",
-                    template=io.Autogrow.TemplatePrefix(io.Video.Input("clip"), prefix="clip", min=2, max=MAX_CLIPS),
+                    template=io.Autogrow.TemplatePrefix(
+                        io.Video.Input("clip"), prefix="clip", min=2, max=join.MOST_CLIPS
+                    ),
                     tooltip="Clips with their audio, in order, from 'Create Video'.",
                 ),
                 io.Int.Input(
                     "overlap_frames",
                     default=geometry.nearest_frames(1.0),
                     min=1,
-                    max=MAX_SIZE,
+                    max=geometry.MAX_SIZE,
                     tooltip="Frames that each clip shares with the end of the previous one: connect 'Ovi Continue'.",
                 ),
                 io.String.Input(

@@ -6,9 +6,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..ovi import guidance, native
+from .inputs import scale_input
 
 AUDIO_CFG = 3.0  # the Ovi release's
-MAX_CFG, MAX_SHIFT = 100.0, 100.0
 
 
 def percent(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
@@ -20,17 +20,8 @@ def percent(name: str, default: float, tooltip: str, *, optional: bool = False) 
 
 def reference_cfg(name: str, tooltip: str, trained: float) -> io.Input:
     """Return an input for guidance by references; graphs from before it have none."""
-    return io.Float.Input(
-        name,
-        default=0.0,
-        min=0.0,
-        max=MAX_CFG,
-        step=0.1,
-        round=0.01,
-        tooltip=f"{tooltip} DreamID-Omni uses {trained:g}; 0 saves a pass of the model in every step.",
-        advanced=True,
-        optional=True,
-    )
+    tooltip = f"{tooltip} DreamID-Omni uses {trained:g}; 0 saves a pass of the model in every step."
+    return scale_input(name, 0.0, tooltip, advanced=True, optional=True)
 
 
 class OviGuidance(io.ComfyNode):
@@ -48,15 +39,11 @@ class OviGuidance(io.ComfyNode):
             search_aliases=["ovi cfg", "audio cfg", "skip layer guidance", "slg", "modality guidance", "lip sync"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs."),
-                io.Float.Input(
+                scale_input(
                     "audio_cfg",
-                    default=AUDIO_CFG,
-                    min=0.0,
-                    max=MAX_CFG,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely the audio follows the prompt. The Ovi release uses 3; 1 turns guidance of "
-                    "the audio off.",
+                    AUDIO_CFG,
+                    "How closely the audio follows the prompt. The Ovi release uses 3; 1 turns guidance of the audio "
+                    "off.",
                 ),
                 io.String.Input(
                     "skip_blocks",
@@ -82,15 +69,11 @@ class OviGuidance(io.ComfyNode):
                 percent("audio_end_percent", 1.0, "Where in the schedule guidance of the audio ends."),
                 reference_cfg("video_reference_cfg", "How closely the video follows the faces of 'Ovi Person'.", 1.5),
                 reference_cfg("audio_reference_cfg", "How closely the audio follows the voices of 'Ovi Person'.", 2.0),
-                io.Float.Input(
+                scale_input(
                     "sync_scale",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_CFG,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How strongly video and audio are pushed to match each other. 1 to 2 is recommended, from "
-                    "4 steps on; 0 saves a pass of the model in every step.",
+                    0.0,
+                    "How strongly video and audio are pushed to match each other. 1 to 2 is recommended, from 4 steps "
+                    "on; 0 saves a pass of the model in every step.",
                     optional=True,
                 ),
                 percent("sync_start_percent", 0.0, "Where in the schedule 'sync_scale' starts.", optional=True),
@@ -109,15 +92,11 @@ class OviGuidance(io.ComfyNode):
                     advanced=True,
                     optional=True,
                 ),
-                io.Float.Input(
+                scale_input(
                     "audio_shift",
-                    default=0.0,
-                    min=0.0,
-                    max=MAX_SHIFT,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="The shift of the audio's noise schedule, where it differs from the video's; 0: the same. "
-                    "Counted beside the MODEL's own shift, 5, or that of ModelSamplingSD3.",
+                    0.0,
+                    "The shift of the audio's noise schedule, where it differs from the video's; 0: the same. Counted "
+                    "beside the MODEL's own shift, 5, or that of ModelSamplingSD3.",
                     advanced=True,
                     optional=True,
                 ),

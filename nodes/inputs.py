@@ -10,10 +10,10 @@ from comfy_execution.validation import validate_node_input
 from ..ovi import geometry, image
 
 WIDTH, HEIGHT, LENGTH = 1280, 704, 121  # pixels, pixels, frames
-MAX_SIZE = 16384  # ComfyUI's own limit of sizes and lengths
 MAX_BATCH = 64
 MAX_SECONDS = 10_000.0
 MAX_TILE = 4096  # pixels
+MAX_SCALE = 100.0  # ComfyUI's own limit of a cfg
 MAX_STRENGTH = 100.0  # ComfyUI's own limit of a LoRA's strength
 PROMPT_STYLE = "960x960_5s"
 NO_SECOND_FILE = "none"  # where the first file of a model holds both towers
@@ -49,13 +49,13 @@ def size_inputs() -> list[io.Input]:
 
 def _pixels_input(name: str, default: int, tooltip: str) -> io.Input:
     step = geometry.SIZE_MULTIPLE
-    return io.Int.Input(name, default=default, min=step, max=MAX_SIZE, step=step, tooltip=tooltip)
+    return io.Int.Input(name, default=default, min=step, max=geometry.MAX_SIZE, step=step, tooltip=tooltip)
 
 
 def length_input(shortest: int, tooltip: str) -> io.Input:
     """Return an input for the length of a clip in frames, at least `shortest`."""
     return io.Int.Input(
-        "length", default=LENGTH, min=shortest, max=MAX_SIZE, step=geometry.FRAMES_PER_LATENT, tooltip=tooltip
+        "length", default=LENGTH, min=shortest, max=geometry.MAX_SIZE, step=geometry.FRAMES_PER_LATENT, tooltip=tooltip
     )
 
 
@@ -110,6 +110,23 @@ def text_input(
 def seconds_input(name: str, tooltip: str) -> io.Input:
     """Return an input for a time in a clip, or a part of one."""
     return io.Float.Input(name, default=0.0, min=0.0, max=MAX_SECONDS, step=0.01, tooltip=tooltip)
+
+
+def scale_input(
+    name: str, default: float, tooltip: str, *, advanced: bool | None = None, optional: bool = False
+) -> io.Input:
+    """Return an input for a scale of guidance, or a shift."""
+    return io.Float.Input(
+        name,
+        default=default,
+        min=0.0,
+        max=MAX_SCALE,
+        step=0.1,
+        round=0.01,
+        tooltip=tooltip,
+        advanced=advanced,
+        optional=optional,
+    )
 
 
 def overlap_input(tooltip: str) -> io.Input:

@@ -8,10 +8,11 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..ovi import geometry
 from ..ovi.image import Fit
 from ..ovi.native.joint import JointLatent
 from ..ovi.native.vae import require_audio_vae, require_video_vae
-from .inputs import MAX_SIZE, fit_input, fps_input
+from .inputs import fit_input, fps_input
 from .notes import show
 
 
@@ -39,8 +40,8 @@ class OviGuide(io.ComfyNode):
                 io.Int.Input(
                     "frame",
                     default=0,
-                    min=-MAX_SIZE,
-                    max=MAX_SIZE,
+                    min=-geometry.MAX_SIZE,
+                    max=geometry.MAX_SIZE,
                     tooltip="Where the guide begins: 0 is the first frame, 24 is one second later, -1 is the last "
                     "frame. A latent holds four frames, so an image fills the four around its own: 40 becomes 37 to "
                     "40.",
@@ -79,13 +80,9 @@ class OviGuide(io.ComfyNode):
         joint = JointLatent.of(latent)
         notes: list[str] = []
         if image is not None:
-            if vae is None:
-                raise ValueError("Ovi Guide has an image but no VAE: connect 'Load VAE' to vae.")
-            require_video_vae(vae)
+            require_video_vae(vae, "Ovi Guide has an image")
             notes.append(joint.guide_video(vae, image, fps, fit, frame))
         if audio is not None:
-            if audio_vae is None:
-                raise ValueError("Ovi Guide has audio but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
-            require_audio_vae(audio_vae)
+            require_audio_vae(audio_vae, "Ovi Guide has audio")
             notes += joint.guide_audio(audio_vae, audio, frame)
         return io.NodeOutput(latent | joint.latent(), ui=show(cls, notes))

@@ -72,16 +72,12 @@ class OviPerson(io.ComfyNode):
         encoded_face = encoded_voice = None
         preview: dict[str, Any] = {}
         if face is not None:
-            if vae is None:
-                raise ValueError("Ovi Person has a face but no VAE: connect 'Load VAE' to vae.")
-            require_video_vae(vae)
+            require_video_vae(vae, "Ovi Person has a face")
             fitted = image.fit_face(face, width, height)
             encoded_face = encode(vae, fitted, "face")
             preview = ui.PreviewImage(fitted).as_dict()
         if voice is not None:
-            if audio_vae is None:
-                raise ValueError("Ovi Person has a voice but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
-            require_audio_vae(audio_vae)
+            require_audio_vae(audio_vae, "Ovi Person has a voice")
             encoded_voice = encode_voice(audio_vae, voice, voice_start, voice_seconds)
         styles = {values.get(references.STYLE_KEY, caption.STYLE) for _, values in positive}
         positive, negative, person = references.add_person(positive, negative, encoded_face, encoded_voice)

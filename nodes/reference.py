@@ -10,12 +10,11 @@ from comfy.nested_tensor import NestedTensor
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi import image, media
+from ..ovi import geometry, image, media
 from ..ovi.native.joint import JointLatent, preserved_note, regenerate_between
 from ..ovi.native.latent import latent_parts
 from ..ovi.native.vae import require_audio_vae, require_video_vae
 from .inputs import (
-    MAX_SIZE,
     REGENERATED,
     batch_input,
     fit_input,
@@ -61,7 +60,7 @@ class OviReference(io.ComfyNode):
                     "keep_frames",
                     default=0,
                     min=0,
-                    max=MAX_SIZE,
+                    max=geometry.MAX_SIZE,
                     tooltip="How many frames of the video to preserve, from its start. Latents hold 4n + 1 frames, so "
                     "other numbers are rounded down. 0 preserves all.",
                 ),
@@ -134,13 +133,9 @@ class OviReference(io.ComfyNode):
                 "audio track has no audio), or use 'Empty Ovi Latent'."
             )
         if has_images:
-            if vae is None:
-                raise ValueError("Ovi Reference has images but no VAE: connect 'Load VAE' to vae.")
-            require_video_vae(vae)
+            require_video_vae(vae, "Ovi Reference has images")
         if audio is not None:
-            if audio_vae is None:
-                raise ValueError("Ovi Reference has audio but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
-            require_audio_vae(audio_vae)
+            require_audio_vae(audio_vae, "Ovi Reference has audio")
         if start_image is not None and video is not None:
             raise ValueError(
                 "Ovi Reference has both a start image and a video, but the clip can start with only one: disconnect "

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..ovi import geometry, prompt, storyboard
+from ..ovi import geometry, join, prompt, storyboard
 from ..ovi.native import storyboard as expansion
 from ..ovi.native.guidance import passes
 from ..ovi.native.model import require_ovi
@@ -18,6 +18,7 @@ from .inputs import (
     fit_input,
     overlap_input,
     prompt_style_input,
+    scale_input,
     size_inputs,
     text_input,
     tile_size_input,
@@ -72,15 +73,7 @@ class OviStoryboard(io.ComfyNode):
                 io.Vae.Input("audio_vae", tooltip="From 'Load Ovi Audio VAE'."),
                 io.Sampler.Input("sampler", tooltip="From 'Ovi UniPC' or 'KSamplerSelect'."),
                 io.Sigmas.Input("sigmas", tooltip="From 'Ovi Scheduler', for every shot."),
-                io.Float.Input(
-                    "cfg",
-                    default=VIDEO_CFG,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="How closely the video follows the prompt. The Ovi release uses 4.",
-                ),
+                scale_input("cfg", VIDEO_CFG, "How closely the video follows the prompt. The Ovi release uses 4."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -213,7 +206,7 @@ class OviShot(io.ComfyNode):
                 io.Autogrow.Input(
                     "waits",
                     template=io.Autogrow.TemplatePrefix(
-                        io.AnyType.Input("wait"), prefix="wait", min=0, max=storyboard.MOST_SHOTS
+                        io.AnyType.Input("wait"), prefix="wait", min=0, max=join.MOST_CLIPS
                     ),
                     tooltip="What has to be done before.",
                 ),

@@ -55,7 +55,6 @@ _OPTION = re.compile(
 )
 _EMPTY = re.compile(r"[(\[（][\s,;–—-]*[)\]）]")
 _PERSON = re.compile(r"\s*<img\d+>")  # of a caption
-_BULLET = re.compile(r"\s*(?:[-–•*]|\d+[.)])\s+")
 _RULE = re.compile(r"\s*(?:[*_=]{3,}|-{3,}.*)")
 _FENCE = re.compile(r"^\s*```.*$", re.MULTILINE)
 _REASONING = re.compile(r"(</?(?:think|thinking|reasoning)>)", re.IGNORECASE)
@@ -215,7 +214,7 @@ def _compose(fields: Mapping[str, str], style: str) -> Reading:
     """Compose the parts of one prompt."""
     notes: list[str] = []
     speech = _turns(fields["speech"], notes)
-    persons = "\n".join(_BULLET.sub("", line, count=1) for line in fields["persons"].splitlines())
+    persons = "\n".join(parts.BULLET.sub("", line, count=1) for line in fields["persons"].splitlines())
     scene, actions, looks = fields["scene"], fields["actions"], fields["looks"]
     if style != caption.STYLE:
         scene, persons, looks, actions = " ".join(filter(None, [persons, looks, scene, actions])), "", "", ""
@@ -240,7 +239,7 @@ def _turns(speech: str, notes: list[str]) -> str:
     """Give each line of speech the form that `parts` reads, "speaker: words", without bullets and directions."""
     turns = []
     for line in speech.splitlines():
-        turn = _BULLET.sub("", line, count=1)
+        turn = parts.BULLET.sub("", line, count=1)
         if directed := _DIRECTION.fullmatch(turn):
             turn = f"{directed[1]} {directed[2]}: {directed[3]}"
             notes.append(f"{quoted(directed[2])} was taken out of the spoken words")

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 FPS = 24.0  # frames per second of every released variant
 FRAMES_PER_LATENT = 4  # the video VAE's stride in time
 PIXELS_PER_LATENT = 16  # the video VAE's stride in space
+MAX_SIZE = 16384  # pixels and frames: ComfyUI's own limit of sizes and lengths
 SIZE_MULTIPLE = 32  # pixels: the stride times the model's patch of 2
 VIDEO_CHANNELS = 48  # of the video latent
 AUDIO_CHANNELS = 20  # of the audio latent

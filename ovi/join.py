@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity, pad
 
 from . import geometry, media
 
+MOST_CLIPS = 100  # ComfyUI's own limit of inputs that grow
 FADE = 0.1  # seconds of the crossfade from the audio of one clip to that of the next
 CUT_FADE = 0.005  # seconds of each fade at a cut: too short to hear, long enough for no click
 

@@ -34,7 +34,7 @@ _SPAN = rf"{_TIME}(?:\s*(?:-->|[-–—])\s*{_TIME})?"
 _LEADING_TIME = re.compile(rf"\s*(?:\[{_SPAN}\]|\({_SPAN}\)|{_SPAN})[\s:：,，–—-]*")
 _CUE = re.compile(rf"^(?:[^\S\n]*\d+[^\S\n]*\n)?[^\S\n]*{_TIME}[^\S\n]*-->[^\S\n]*{_TIME}[^\S\n]*$", re.MULTILINE)
 _IDENTIFIED = re.compile(r"(?:,| is) identified as <sub\d+>\.?$")  # at the end of a person's line in a caption
-_BULLET = re.compile(r"\s*(?:[-–•*]|\d+[.)])\s+")  # of a list, in front of a person
+BULLET = re.compile(r"\s*(?:[-–•*]|\d+[.)])\s+")  # of a list
 _IN_WORD = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"  # a letter of a language with spaces between words
 _STARS = re.compile(r"\s*(?:[-–•*]\s+)?(\*{1,3})(?=[^\s*])([^*]+)\1")  # Markdown at the beginning of a line
 
@@ -107,7 +107,7 @@ def _names(persons: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for written in filter(str.strip, persons.splitlines()):
         line = written
-        for pattern, kept in ((_BULLET, ""), (_STARS, r"\2")):
+        for pattern, kept in ((BULLET, ""), (_STARS, r"\2")):
             if match := pattern.match(line):
                 line = match.expand(kept) + line[match.end() :]
         colon = _COLON.search(line)

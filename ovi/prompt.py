@@ -113,18 +113,21 @@ def compose(scene: str, speech: str, sound: str, style: str) -> str:
 
 def speech_seconds(text: str) -> float:
     """Return how long the words between <S> and <E> take, about."""
-    words, characters = _spoken(text)
-    return words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND
+    return _duration(*_spoken(text))
 
 
 def speech_note(text: str, frames: int) -> str:
     """Say how long the words between <S> and <E> take, compared with a clip of `frames`."""
     words, characters = _spoken(text)
-    spoken, duration = speech_seconds(text), seconds(frames)
+    spoken, duration = _duration(words, characters), seconds(frames)
     amounts = ((words, "word"), (characters, "character"))
     counts = [f"{count} {unit}{'s' * (count > 1)}" for count, unit in amounts if count]
     note = f"Speech: {' and '.join(counts) or '0 words'}, about {spoken:.1f} s of the clip's {duration:.1f} s"
     return f"{note}: too many, so shorten them or lengthen the clip" if spoken > duration else note
+
+
+def _duration(words: int, characters: int) -> float:
+    return words / WORDS_PER_SECOND + characters / CHARACTERS_PER_SECOND
 
 
 def _spoken(text: str) -> tuple[int, int]:

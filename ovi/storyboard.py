@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 from . import geometry, join, media, prompt
 from .quote import quoted
 
-LONGEST = 16384  # frames: ComfyUI's own limit of lengths
 SEEDS = 2**64  # ComfyUI's seeds are below
-MOST_SHOTS = 100  # ComfyUI's own limit of inputs that grow, such as those of Ovi Join
 MOST_PROBLEMS = 5  # that one error names
 SHORTEST_PART = 2  # frames of a track that a shot follows
 CONTINUE = "continue"
@@ -129,7 +127,7 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
 
     Raises ValueError, naming the line of each problem, for unknown or contradictory options, a length that no latent
     holds or that is no longer than an overlap, a missing image, a shot without text, speech that is not closed, and
-    where there is no shot or more than `MOST_SHOTS`.
+    where there is no shot or more than `join.MOST_CLIPS`.
     """
     problems: list[str] = []
     parts: list[_Part] = []
@@ -146,8 +144,8 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
     _refuse(problems)
     if not parts:
         raise ValueError('The storyboard has no shot: write a prompt, and a line "---" in front of each further one.')
-    if len(parts) > MOST_SHOTS:
-        raise ValueError(f"The storyboard has {len(parts)} shots, but may have {MOST_SHOTS}: use two storyboards.")
+    if len(parts) > join.MOST_CLIPS:
+        raise ValueError(f"The storyboard has {len(parts)} shots, but may have {join.MOST_CLIPS}: use two storyboards.")
     shots: list[Shot] = []
     notes: list[str] = []
     seen: Counter[str] = Counter()
@@ -263,8 +261,8 @@ def _frames(options: Mapping[str, str], default: int) -> int:
     else:
         frames = int(options.get("frames", default))
         geometry.check_length(frames)
-    if not 0 < frames <= LONGEST:
-        raise ValueError(f"A shot has 1 to {LONGEST} frames, not {frames}")
+    if not 0 < frames <= geometry.MAX_SIZE:
+        raise ValueError(f"A shot has 1 to {geometry.MAX_SIZE} frames, not {frames}")
     return frames
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -111,4 +112,5 @@ def _copy(function: types.FunctionType) -> types.FunctionType:
 
 
 def _pack(parts: Any) -> Tensor:
-    return torch.cat([part.reshape(len(part), 1, -1) for part in parts], dim=-1)
+    packed: Tensor = comfy.utils.pack_latents(parts)[0]
+    return packed

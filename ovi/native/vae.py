@@ -18,8 +18,10 @@ from ..files import naming
 from .files import read
 
 
-def require_video_vae(vae: Any) -> None:
-    """Raise ValueError for a VAE whose latents are not Wan 2.2's."""
+def require_video_vae(vae: Any, has: str = "There are images") -> None:
+    """Raise ValueError for a VAE whose latents are not Wan 2.2's, and for none; `has` says what needs one."""
+    if vae is None:
+        raise ValueError(f"{has} but no VAE: connect 'Load VAE' to vae.")
     if (vae.latent_dim, vae.latent_channels) != (3, geometry.VIDEO_CHANNELS):
         raise ValueError(
             f"The video VAE given is {_describe(vae)}, but Ovi needs Wan 2.2's of {geometry.VIDEO_CHANNELS} channels: "
@@ -27,8 +29,10 @@ def require_video_vae(vae: Any) -> None:
         )
 
 
-def require_audio_vae(vae: Any) -> None:
-    """Raise ValueError for a VAE whose latents are not MMAudio's at 16 kHz."""
+def require_audio_vae(vae: Any, has: str = "There is audio") -> None:
+    """Raise ValueError for a VAE whose latents are not MMAudio's at 16 kHz, and for none; `has` says what needs one."""
+    if vae is None:
+        raise ValueError(f"{has} but no VAE: connect 'Load Ovi Audio VAE' to audio_vae.")
     if (vae.latent_dim, vae.latent_channels) != (1, geometry.AUDIO_CHANNELS):
         raise ValueError(
             f"The audio VAE given is {_describe(vae)}, but Ovi needs MMAudio's 16 kHz VAE with its vocoder: "
