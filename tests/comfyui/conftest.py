@@ -18,6 +18,18 @@ def inference():
         yield
 
 
+@pytest.fixture
+def over_two_devices(comfy, monkeypatch):
+    """Core's MultiGPU CFG Split of a MODEL over two devices, for which the CPU stands: each prediction on one."""
+    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no such node")
+    from comfy import model_management
+
+    devices = [torch.device("cpu"), torch.device("cpu:1")]
+    monkeypatch.setattr(model_management, "get_all_torch_devices", lambda *_, **__: devices)
+    comfy.core("nodes_multigpu")
+    return lambda model: comfy.run("MultiGPU_WorkUnits", model=model, max_gpus=2)[0]
+
+
 @pytest.fixture(scope="module")
 def load(comfy):
     """Load a file of the given name as a MODEL."""

@@ -87,21 +87,16 @@ def test_attention_of_other_nodes(comfy, model, loop):
 
 
 @pytest.mark.parametrize("cache", [None, "LazyCache"])
-def test_a_split_over_gpus(comfy, load, golden_file, loop, monkeypatch, cache):
-    """MultiGPU CFG Split, on a CPU that stands for two devices, changes nothing."""
-    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no such node")
-    from comfy import model_management as management
-
-    monkeypatch.setattr(management, "get_all_torch_devices", lambda **_: [torch.device("cpu"), torch.device("cpu:1")])
-    comfy.core("nodes_multigpu")
+def test_a_split_over_gpus(comfy, over_two_devices, load, golden_file, loop, cache):
+    """It changes nothing."""
     comfy.core("nodes_easycache")
     alone = guide(comfy, load(golden_file))
     if cache:
         options = {"start_percent": 0.0, "end_percent": 1.0, "verbose": False, "reuse_threshold": 0.2}
         (alone,) = comfy.run(cache, model=alone, **options)
-    (split,) = comfy.run("MultiGPU_WorkUnits", model=alone, max_gpus=2)
-    assert len(split.get_additional_models_with_key("multigpu")) == 1
-    assert_equal(*(ksampler(comfy, each, prompts(loop), steps=4) for each in (split, alone)), 5e-5)
+    shared = over_two_devices(alone)
+    assert len(shared.get_additional_models_with_key("multigpu")) == 1
+    assert_equal(*(ksampler(comfy, each, prompts(loop), steps=4) for each in (shared, alone)), 5e-5)
 
 
 def preview(latent_format, latents):

@@ -22,8 +22,8 @@ from support.sampling import (
     ksampler,
     prompts,
     scaled,
-    unscaled,
     windowed,
+    with_persons,
 )
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -39,13 +39,6 @@ def voices(count):
     """Voices as latents, each of another length."""
     draw = torch.Generator().manual_seed(100 + count)
     return [torch.randn(1, 20, 3 + 2 * j, generator=draw) for j in range(count)]
-
-
-def with_persons(conds, faces, sounds):
-    """Both prompts with references in them, as Ovi Person puts them there."""
-    values = {"reference_latents": [unscaled(face) for face in faces], "reference_voices": sounds}
-    values = {key: latents for key, latents in values.items() if latents}
-    return [[[text, old | values] for text, old in prompt] for prompt in conds]
 
 
 def referring(comfy, model, video_cfg=0.0, audio_cfg=0.0, **parts):

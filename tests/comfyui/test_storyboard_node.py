@@ -46,7 +46,7 @@ def nodes(comfy, load, clip):
         CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "tests", "keep", (), True
 
         @classmethod
-        def INPUT_TYPES(cls):  # noqa: N802
+        def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI calls it so
             return {"required": {"video": ("VIDEO",)}}
 
         def keep(self, video):

@@ -20,6 +20,7 @@ from support.sampling import (
     prompts,
     split,
     unscaled,
+    with_persons,
 )
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
@@ -33,12 +34,6 @@ def persons():
     """A face, normalised, and a voice, as latents."""
     draw = torch.Generator().manual_seed(1)
     return torch.randn(1, 48, 1, *SHAPES[0][3:], generator=draw), torch.randn(1, 20, 5, generator=draw)
-
-
-def with_persons(conds, persons):
-    """Both prompts with a face and a voice."""
-    values = {"reference_latents": [unscaled(persons[0])], "reference_voices": [persons[1]]}
-    return [[[text, old | values] for text, old in prompt] for prompt in conds]
 
 
 def steps_of(comfy, model, conds, latent=None, **options):
@@ -90,7 +85,7 @@ def test_a_step_is_the_formula(
     comfy, model, loop, predicted, persons, cfg, audio_cfg, skip, scale, referring, direction
 ):
     """In plain PyTorch, to 1e-5; and as many passes as it has terms."""
-    conds = with_persons(prompts(loop), persons) if referring else prompts(loop)
+    conds = with_persons(prompts(loop), [persons[0]], [persons[1]]) if referring else prompts(loop)
     more = {"video_reference_cfg": 1.5, "audio_reference_cfg": 2.0} if referring else {}
     guided = guide(comfy, model, audio_cfg, skip, sync_scale=scale, sync_direction=direction, **more)
     ((x, sigma, got),), batches = steps_of(comfy, guided, conds, cfg=cfg, steps=1, denoise=0.1)
@@ -265,21 +260,12 @@ def test_easycache_saves_as_many_steps(comfy, model, loop):
 
 
 @pytest.mark.parametrize("scales", [{"sync_scale": 2.0}, {"video_reference_cfg": 1.5, "audio_reference_cfg": 2.0}])
-def test_split_over_devices(comfy, golden_file, load, loop, monkeypatch, persons, scales):
-    """Core's MultiGPU CFG Split runs each prediction on a device of its own: here two names of the CPU."""
-    from comfy import model_management
-
-    if not hasattr(model_management, "get_all_torch_devices"):
-        pytest.skip("this ComfyUI does not split a batch over GPUs; 0.24 and later do")
-    comfy.core("nodes_multigpu")
-    devices = [torch.device("cpu"), torch.device("cpu", 1)]
-    monkeypatch.setattr(model_management, "get_all_torch_devices", lambda *_, **__: devices)
+def test_split_over_devices(comfy, over_two_devices, golden_file, load, loop, persons, scales):
     model, conds = load(golden_file), prompts(loop)
     if "sync_scale" not in scales:
-        conds = with_persons(conds, persons)
+        conds = with_persons(conds, [persons[0]], [persons[1]])
     expected = ksampler(comfy, guide(comfy, model, **scales), conds)
-    (shared,) = comfy.run("MultiGPU_WorkUnits", model=guide(comfy, model, **scales), max_gpus=2)
-    assert_equal(ksampler(comfy, shared, conds), expected, 2e-5)
+    assert_equal(ksampler(comfy, over_two_devices(guide(comfy, model, **scales)), conds), expected, 2e-5)
 
 
 def test_bounces_meet_a_given_audio(comfy):

@@ -14,7 +14,7 @@ class Given:
     CATEGORY, FUNCTION, RETURN_TYPES = "tests", "give", ("*",)
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI calls it so
         return {"required": {"name": ("STRING", {})}}
 
     def give(self, name):

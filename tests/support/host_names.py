@@ -130,7 +130,7 @@ class _Source(ast.NodeVisitor):
         self.generic_visit(node)
         self._scopes.pop()
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - ast calls it so
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)

@@ -129,6 +129,13 @@ def unscaled(video):
     return comfy.latent_formats.Wan22().process_out(video)
 
 
+def with_persons(conds, faces, sounds):
+    """Both prompts with references in them, as Ovi Person puts them there."""
+    values = {"reference_latents": [unscaled(face) for face in faces], "reference_voices": sounds}
+    values = {key: latents for key, latents in values.items() if latents}
+    return [[[text, old | values] for text, old in prompt] for prompt in conds]
+
+
 def assert_equal(got, expected, atol):
     """Compare two sequences of tensors, to an absolute tolerance."""
     for a, b in zip(got, expected, strict=True):
