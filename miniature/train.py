@@ -173,13 +173,49 @@ def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Sam
     return Samples(list(map(world.scene, seeds)), texts, stored(path, lambda seed: latents(world.scene(seed)), seeds))
 
 
+def arguments(about: str | None, steps: int, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a training, whose `steps` are the default."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args(argv)
+
+
+def run(
+    trainer: Trainer,
+    name: str,
+    every: int,
+    grow: int,
+    samples: Sequence[Samples],
+    measured: Callable[[], dict[str, float]],
+) -> None:
+    """Train, or resume training, with a saved state and a line of losses and of what is `measured` `every` few steps.
+
+    `samples` show the middle of the stage in the first `grow` steps. `name` begins the names of the state and the log.
+    """
+    state = CACHE / f"{name}state.pt"
+    if state.exists():
+        trainer.resume(state)
+    began = time.monotonic()
+    with (CACHE / f"{name}log.jsonl").open("a") as log:
+        _show(samples, whole=len(trainer.history) >= grow)
+        for step in trainer.run(state, every=every):
+            video, audio = torch.tensor(trainer.history[-every:]).mean(0).tolist()
+            line = {"step": step, "seconds": time.monotonic() - began, "cpu": time.process_time()}
+            log.write(json.dumps(line | {"video": video, "audio": audio} | measured()) + "\n")
+            log.flush()
+            _show(samples, whole=step >= grow)
+
+
+def _show(samples: Sequence[Samples], *, whole: bool) -> None:
+    for each in samples:
+        each.whole = whole
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
-    parser.add_argument("--steps", type=int, default=4750)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = arguments(__doc__, 4750, argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     WEIGHTS.mkdir(exist_ok=True)
     if not (WEIGHTS / "umt5.safetensors").exists():
@@ -189,20 +225,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     held_out = samples("held_out", range(world.HELD_OUT, world.HELD_OUT + 32), texts)
     torch.set_num_threads(args.threads)
     trainer = Trainer(new_model(), train, SETTINGS, args.steps, empty=texts[""])
-    state = CACHE / "state.pt"
-    if state.exists():
-        trainer.resume(state)
-    began = time.monotonic()
-    train.whole = held_out.whole = len(trainer.history) >= GROW
-    with (CACHE / "log.jsonl").open("a") as log:
-        for step in trainer.run(state, every=EVERY):
-            video, audio = torch.tensor(trainer.history[-EVERY:]).mean(0).tolist()
-            line = {"step": step, "seconds": time.monotonic() - began, "cpu": time.process_time()}
-            line |= {"video": video, "audio": audio}
-            line |= {f"gap {sigmas}": gap(trainer.model, held_out, sigmas) for sigmas in GAPS}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            train.whole = held_out.whole = step >= GROW
+
+    def gaps() -> dict[str, float]:
+        return {f"gap {sigmas}": gap(trainer.model, held_out, sigmas) for sigmas in GAPS}
+
+    run(trainer, "", EVERY, GROW, [train, held_out], gaps)
     write(trainer, WEIGHTS / "ovi_miniature.safetensors")
     lines = [json.loads(line) for line in (CACHE / "log.jsonl").read_text().splitlines()]
     figures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)

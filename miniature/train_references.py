@@ -5,12 +5,8 @@ It starts from the shipped miniature. .cache/miniature holds what can be compute
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -78,11 +74,7 @@ def followed(model: OviModel, samples: Samples) -> tuple[float, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+    args = train.arguments(__doc__, 800, argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     texts = train.encoded(args.comfyui, ["", *CAPTIONS])
@@ -93,19 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.float()
     add_lora(model, RANK)
     trainer = tool.Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""])
-    state = CACHE / "references_state.pt"
-    if state.exists():
-        trainer.resume(state)
-    began = time.monotonic()
-    trained_on.whole = len(trainer.history) >= GROW
-    with (CACHE / "references_log.jsonl").open("a") as log:
-        for step in trainer.run(state, every=EVERY):
-            video, audio = torch.tensor(trainer.history[-EVERY:]).mean(0).tolist()
-            colour, pitch = followed(trainer.model, held_out)
-            line = {"step": step, "seconds": time.monotonic() - began, "cpu": time.process_time()}
-            log.write(json.dumps(line | {"video": video, "audio": audio, "colour": colour, "pitch": pitch}) + "\n")
-            log.flush()
-            trained_on.whole = step >= GROW
+
+    def shares() -> dict[str, float]:
+        return dict(zip(("colour", "pitch"), followed(trainer.model, held_out), strict=True))
+
+    train.run(trainer, "references_", EVERY, GROW, [trained_on], shares)
     tool.write(trainer, WEIGHTS / "references_lora.safetensors", {})
 
 
