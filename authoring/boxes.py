@@ -86,10 +86,11 @@ TEXT_TO_VIDEO = Box(
     shown=everything("EmptyOviLatent"),
     places=BOXED,
 )
+AROUND_LATENT = [key for key in TEXT_TO_VIDEO.members if key != "EmptyOviLatent"]
 IMAGE_TO_VIDEO = replace(
     TEXT_TO_VIDEO,
     title="Image to Video (Ovi)",
-    members=[*(key for key in TEXT_TO_VIDEO.members if key != "EmptyOviLatent"), "OviImageToVideo"],
+    members=[*AROUND_LATENT, "OviImageToVideo"],
     inputs=[("start_image", "OviImageToVideo", "start_image")],
     shown=everything("OviImageToVideo"),
     places=BOXED | {"OviImageToVideo": (1060, 580, 260, 240)},
@@ -99,7 +100,7 @@ IMAGE_TO_VIDEO = replace(
 OWN_AUDIO = replace(
     IMAGE_TO_VIDEO,
     title="Audio to Video (Ovi)",
-    members=[*(key for key in TEXT_TO_VIDEO.members if key != "EmptyOviLatent"), "OviReference"],
+    members=[*AROUND_LATENT, "OviReference"],
     inputs=[("start_image", "OviReference", "start_image"), ("audio", "OviReference", "audio")],
     shown=[*everything("OviReference"), ("OviGuidance", "sync_scale", "sync_scale")],
     places=BOXED | {"OviReference": (1060, 580, 260, 400)},

@@ -38,8 +38,6 @@ BACKGROUND, PAPER, INK, LINE = "#17181c", "#e8e6e1", "#2b2c33", "#9a9aa5"
 NODE, VIDEO, SKY, AUDIO, RUST = "#33343c", "#3f6fb5", "#a9c8ee", "#f08a4b", "#b4531a"
 
 SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
-UNGUIDED = {"audio_cfg": 1.0, "skip_blocks": "", "skip_start_percent": 0.0, "skip_end_percent": 1.0}
-UNGUIDED |= {"video_start_percent": 0.0, "video_end_percent": 1.0, "audio_start_percent": 0.0, "audio_end_percent": 1.0}
 SHARED = 17  # frames that a clip has in common with the one before
 LONG = 481  # frames of 20 seconds
 WINDOW, OVERLAP = 31, 8  # latent frames of a context window, and those that it shares with the next one
@@ -157,22 +155,23 @@ class Studio:
         parts = joined.get_components()
         return clips, Clip(parts.images, parts.audio["waveform"][0, 0])
 
-    def audio_for(self, colour: str, frames: Tensor, seed: int) -> Clip:
-        """Generate audio for frames."""
-        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": len(frames), "batch_size": 1, "fit": "refuse"}
+    def preserving(self, length: int, **given: Any) -> Any:
+        """Return a latent that preserves frames or audio, which are whole."""
+        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": length, "batch_size": 1, "fit": "refuse"}
         keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
         keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
-        latent, *_ = self.run("OviReference", **size, **keep, vae=self.video_vae, video=frames)
+        return self.run("OviReference", **size, **keep, vae=self.video_vae, audio_vae=self.audio_vae, **given)[0]
+
+    def audio_for(self, colour: str, frames: Tensor, seed: int) -> Clip:
+        """Generate audio for frames."""
+        latent = self.preserving(len(frames), video=frames)
         return Clip(frames, self.decode(self.sample(colour, latent, seed)).waveform)
 
     def video_for(self, colour: str, audio: Tensor, seed: int) -> Clip:
         """Generate frames for audio [samples] at 16 kHz."""
-        size = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES, "batch_size": 1, "fit": "refuse"}
-        keep = {"fps": world.FPS, "keep_frames": 0, "keep_seconds": 0.0}
-        keep |= {"remake": "nothing", "remake_start": 0.0, "remake_end": 0.0}
         given = {"waveform": audio[None, None], "sample_rate": world.RATE}
-        latent, _ = self.run("OviReference", **size, **keep, audio_vae=self.audio_vae, audio=given)
-        (model,) = self.run("OviGuidance", model=self.model, **UNGUIDED, sync_scale=2.0)
+        latent = self.preserving(world.FRAMES, audio=given)
+        model = self.host.module("ovi.native").guide(self.model, 1.0, "", sync_scale=2.0)
         return Clip(self.decode(self.sample(colour, latent, seed, model=model)).frames, audio)
 
     def between(self, colour: str, images: Sequence[Tensor], seed: int) -> Clip:
@@ -305,21 +304,24 @@ def beside(clip: Clip, x: float) -> list[str]:
 
 def cuts(clips: Sequence[Clip]) -> list[str]:
     """Clips one after the other, each with its audio."""
-    width = INNER / len(clips)
-    drawn = [arrow(200, 124)]
-    for i, clip in enumerate(clips):
-        row = Row(EDGE + i * width, width - 6, every=12, frames=4)
-        drawn += [strip(clip, row, 160), wave(clip, row, 268, 92)]
-    return drawn
+    return [arrow(200, 124), *side_by_side(clips, EDGE, strip_at=(160, 100), wave_at=(268, 92))]
 
 
 def shots_to_audio(clips: Sequence[Clip]) -> list[str]:
     """Audio that is given, outlined, and the shots that follow it."""
+    shots = side_by_side(clips, EDGE + 3, strip_at=(200, 150), wave_at=(24, 120))
+    return [outline(EDGE, 20, INNER, 128), arrow(200, 158), *shots]
+
+
+def side_by_side(
+    clips: Sequence[Clip], x: float, strip_at: tuple[float, float], wave_at: tuple[float, float]
+) -> list[str]:
+    """Clips from `x` on, the frames and the audio of each at a place and of a height."""
     width = INNER / len(clips)
-    drawn = [outline(EDGE, 20, INNER, 128), arrow(200, 158)]
+    drawn = []
     for i, clip in enumerate(clips):
-        row = Row(EDGE + i * width + 3, width - 6, every=12, frames=4)
-        drawn += [wave(clip, row, 24, 120), strip(clip, row, 200, 150)]
+        row = Row(x + i * width, width - 6, every=12, frames=4)
+        drawn += [strip(clip, row, *strip_at), wave(clip, row, *wave_at)]
     return drawn
 
 
