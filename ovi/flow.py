@@ -4,6 +4,9 @@ x = (1 - sigma) x0 + sigma noise, and the model learns the velocity noise - x0 o
 distribution of a shifted schedule and is the same for both towers. In a share of the first steps each tower has its own
 sigma instead, one nearly clean and the other nearly noise, so that the noisy one can only be learned from the other.
 
+What is given (the first frame, or the whole of a modality) is clean, at timestep 0, and has no loss: as the nodes
+preserve it. Samples without a video, or without audio, train one tower alone.
+
 Person references (see `references`) have no noise and no loss. In a share of the samples they are zeros, which is what
 guidance by references compares with.
 """
@@ -29,8 +32,8 @@ CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has it
 class Sample(NamedTuple):
     """A clip as the model reads it in training."""
 
-    video: Tensor  # [48, F, H, W], normalised for each channel
-    audio: Tensor  # [20, L]
+    video: Tensor | None  # [48, F, H, W], normalised for each channel; None: the audio tower alone
+    audio: Tensor | None  # [20, L]; None: the video tower alone
     context: Tensor  # the text, [T, text_dim]
     images: Sequence[Tensor] = ()  # of its persons, [48, 1, H, W] each, normalised as the video
     voices: Sequence[Tensor] = ()  # of its persons, [20, L] each, of any length
@@ -61,6 +64,9 @@ class Settings:
     text_dropout: float = 0.1  # share of samples trained without their text, for guidance
     reference_dropout: float = 0.1  # share of samples with zeros for their images, and of those for their voices
     first_frame: float = 0.2  # share of samples whose first frame is given
+    given_audio: float = 0.0  # share of samples whose audio is given ...
+    given_video: float = 0.0  # ... and of those whose video is
+    cut: float = 0.0  # share of samples whose towers do not attend to each other
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
     seed: int = 0
@@ -74,7 +80,10 @@ class Settings:
                 lambda value: 0 <= value < math.inf,
             ),
             "from 0 to 1": (
-                ("cooldown", "ema", "text_dropout", "reference_dropout", "first_frame", "split"),
+                (
+                    *("cooldown", "ema", "text_dropout", "reference_dropout", "first_frame"),
+                    *("given_audio", "given_video", "cut", "split"),
+                ),
                 lambda value: 0 <= value <= 1,
             ),
             f"from 1 to {MAX_BATCH}": (("batch",), lambda value: 1 <= value <= MAX_BATCH),
@@ -84,17 +93,23 @@ class Settings:
             for name in names:
                 if not fits(value := getattr(self, name)):
                     raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
+        if (both := self.given_audio + self.given_video) > 1:
+            raise ValueError(
+                f"The settings given audio and given video are {both:g} together, but must be at most 1: a sample with "
+                "both given has nothing to learn."
+            )
 
 
 class Noised(NamedTuple):
     """A batch with noise: what the model gets, and the velocity that it should predict."""
 
-    x: list[Tensor]  # video [B, 48, F, H, W], audio [B, 20, L]
+    x: list[Tensor | None]  # video [B, 48, F, H, W], audio [B, 20, L]; None: of samples without it
     timestep: tuple[Tensor, Tensor]  # video [B, F], audio [B]
     context: Tensor  # [B, T, text_dim]
-    velocity: list[Tensor]  # as x
-    counts: Tensor  # [B, 1, F, 1, 1]: 0 for given frames, which have no loss
+    velocity: list[Tensor | None]  # as x
+    counts: list[Tensor]  # video [B, 1, F, 1, 1], audio [B, 1, 1]: 0 for what is given, which has no loss
     references: References | None = None  # None: of clips without persons
+    cut_rows: list[bool] | None = None  # the samples whose towers do not attend to each other; None: no sample
 
 
 def noised(
@@ -102,15 +117,15 @@ def noised(
 ) -> Noised:
     """Draw sigmas and noise for a batch; `empty` [T, text_dim] replaces the text of a sample where it is dropped.
 
-    The sigmas of a batch are spread evenly over their distribution. Raises ValueError where the samples' sizes differ,
-    or those of their references.
+    The sigmas of a batch are spread evenly over their distribution. What a setting of 0 leaves out draws no number, so
+    that settings of later versions change no earlier training. Raises ValueError where the samples' sizes differ, or
+    those of their references.
     """
-    videos, audios = [sample.video for sample in samples], [sample.audio for sample in samples]
-    for name, latents in (("video", videos), ("audio", audios)):
-        if len(shapes := {tuple(latent.shape) for latent in latents}) > 1:
-            raise ValueError(f"The {name} latents of a batch have shapes {shapes}; train with a batch of 1.")
     n = len(samples)
-    x0 = [torch.stack(videos).float(), torch.stack(audios).float()]
+    x0 = [
+        _stacked("video", [sample.video for sample in samples]),
+        _stacked("audio", [sample.audio for sample in samples]),
+    ]
     even = (torch.arange(n) + torch.rand(1, generator=draw)) / n
     sigma = even * settings.shift / (1 + (settings.shift - 1) * even)
     video_sigma, audio_sigma = sigma, sigma
@@ -118,25 +133,42 @@ def noised(
         low, high = (torch.rand(n, generator=draw) * (b - a) + a for a, b in (CLEAN, NOISY))
         swap = torch.rand(n, generator=draw) < 0.5
         video_sigma, audio_sigma = torch.where(swap, low, high), torch.where(swap, high, low)
-    frames = video_sigma[:, None].repeat(1, x0[0].shape[2])
+    frames = video_sigma[:, None].repeat(1, 1 if x0[0] is None else x0[0].shape[2])
     given = torch.rand(n, generator=draw) < settings.first_frame
     if frames.shape[1] > 1:  # a single frame would leave nothing to learn
         frames[given, 0] = 0
+    if settings.given_audio or settings.given_video:
+        chance = torch.rand(n, generator=draw)
+        audio_sigma = audio_sigma.masked_fill(chance < settings.given_audio, 0)
+        frames[chance >= 1 - settings.given_video] = 0
+    cut_rows = (torch.rand(n, generator=draw) < settings.cut).tolist() if settings.cut else None
     dropped = torch.rand(n, generator=draw) < settings.text_dropout
     texts = [empty if drop else sample.context for drop, sample in zip(dropped, samples, strict=True)]
     longest = max(map(len, texts))
     context = torch.stack([F.pad(text.float(), (0, 0, 0, longest - len(text))) for text in texts])
-    noise = [torch.randn(x.shape, generator=draw) for x in x0]
+    noise = [None if x is None else torch.randn(x.shape, generator=draw) for x in x0]
     by_part = frames[:, None, :, None, None], audio_sigma[:, None, None]
-    x = [torch.lerp(clean, eps, s) for clean, eps, s in zip(x0, noise, by_part, strict=True)]
-    velocity = [eps - clean for clean, eps in zip(x0, noise, strict=True)]
-    counts = (by_part[0] > 0).float()
+    parts = list(zip(x0, noise, by_part, strict=True))
+    x = [None if clean is None or eps is None else torch.lerp(clean, eps, s) for clean, eps, s in parts]
+    velocity = [None if clean is None or eps is None else eps - clean for clean, eps, _ in parts]
+    counts = [(s > 0).float() for s in by_part]
     images, voices = (
         _references(kind, given, settings.reference_dropout, draw)
         for kind, given in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
     )
     references = References(images, voices) if images or voices else None
-    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references)
+    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, cut_rows)
+
+
+def _stacked(name: str, latents: Sequence[Tensor | None]) -> Tensor | None:
+    """Stack the samples' latents of a modality, in float32; None where the samples have none."""
+    present = [latent for latent in latents if latent is not None]
+    if not present:
+        return None
+    shapes = {None if latent is None else tuple(latent.shape) for latent in latents}
+    if len(shapes) > 1:
+        raise ValueError(f"The {name} latents of a batch have shapes {shapes}; train with a batch of 1.")
+    return torch.stack(present).float()
 
 
 def _references(
@@ -154,8 +186,15 @@ def _references(
 
 
 def losses(model: Callable[..., list[Any]], batch: Noised) -> tuple[Tensor, Tensor]:
-    """Return the mean squared errors of the video's and the audio's velocity."""
-    video, audio = model(batch.x, batch.timestep, batch.context, references=batch.references)
-    of_video = (video.float() - batch.velocity[0]).square() * batch.counts
-    share = batch.counts.mean()
-    return of_video.mean() / share, (audio.float() - batch.velocity[1]).square().mean()
+    """Return the mean squared errors of the video's and the audio's velocity; 0 for one that the samples lack."""
+    found = model(batch.x, batch.timestep, batch.context, references=batch.references, cut_rows=batch.cut_rows)
+    video, audio = map(_loss, found, batch.velocity, batch.counts)
+    return video, audio
+
+
+def _loss(found: Tensor | None, expected: Tensor | None, counts: Tensor) -> Tensor:
+    """Return the mean squared error of a velocity where it counts, 0 where it does so nowhere."""
+    if found is None or expected is None:
+        return torch.zeros((), device=counts.device)
+    errors = (found.float() - expected).square() * counts
+    return errors.mean() / counts.mean().clamp(min=1 / counts.numel())

@@ -125,8 +125,9 @@ class Trainer:
         self.optimizer.zero_grad()
         decay = min(settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
-            for name, parameter in self.trained.items():
-                self.averaged[name].lerp_(parameter.float(), 1 - decay)
+            torch._foreach_lerp_(
+                list(self.averaged.values()), [parameter.float() for parameter in self.trained.values()], 1 - decay
+            )
         self.history.append((video_loss, audio_loss))
         return self.history[-1]
 
@@ -149,10 +150,11 @@ class Trainer:
                 settings, trained, averaged, optimizer, draw, history = (state[key] for key in STATE)
             except Exception as error:  # torch.load raises anything on a damaged file
                 raise ValueError(f"{path} is not a complete training state; delete it to start again.") from error
-        if changed := [key for key, value in dataclasses.asdict(self.settings).items() if settings.get(key) != value]:
+        settings = dataclasses.asdict(Settings()) | settings  # of a version without some of them
+        if changed := [key for key, value in dataclasses.asdict(self.settings).items() if settings[key] != value]:
             raise ValueError(
                 f"{path} was trained with another {', '.join(changed)} "
-                f"({', '.join(str(settings.get(key)) for key in changed)}); use the same, or delete it to start again."
+                f"({', '.join(str(settings[key]) for key in changed)}); use the same, or delete it to start again."
             )
         if {name: p.shape for name, p in trained.items()} != {name: p.shape for name, p in self.trained.items()}:
             raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
@@ -189,13 +191,22 @@ class Trainer:
 
 
 def _moved(batch: Noised, device: torch.device) -> Noised:
-    x, velocity = ([tensor.to(device) for tensor in pair] for pair in (batch.x, batch.velocity))
+    x, velocity, counts = (
+        [None if tensor is None else tensor.to(device) for tensor in pair]
+        for pair in (batch.x, batch.velocity, batch.counts)
+    )
     video, audio = batch.timestep
     references = batch.references
     if references is not None:
         references = References(*([latent.to(device) for latent in kind] for kind in references))
-    context, counts = batch.context.to(device), batch.counts.to(device)
-    return Noised(x, (video.to(device), audio.to(device)), context, velocity, counts, references)
+    return batch._replace(
+        x=x,
+        timestep=(video.to(device), audio.to(device)),
+        context=batch.context.to(device),
+        velocity=velocity,
+        counts=counts,
+        references=references,
+    )
 
 
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:

@@ -46,13 +46,14 @@ def test_objective():
     for clean, x, velocity, sigma in zip(x0, got.x, got.velocity, sigmas, strict=True):
         torch.testing.assert_close(x, clean + sigma * velocity, atol=1e-5, rtol=0)
     assert torch.equal(got.x[0][:, :, 0], x0[0][:, :, 0])
-    assert got.counts.flatten().tolist() == [0, 1, 0, 1]
+    assert [counts.flatten().tolist() for counts in got.counts] == [[0, 1, 0, 1], [1, 1]]
     assert torch.equal(got.timestep[0][:, 1], got.timestep[1])
     assert torch.equal(got.context, torch.stack([clip.context for clip in clips(2)]))
 
-    def perfect(x, timestep, context, references):
+    def perfect(x, timestep, context, references, cut_rows):
         assert references is None
-        return [got.velocity[0] + (1 - got.counts), got.velocity[1] + 0.5]
+        assert cut_rows is None
+        return [got.velocity[0] + (1 - got.counts[0]), got.velocity[1] + 0.5]
 
     video, audio = flow.losses(perfect, got)
     assert video.item() == 0
@@ -90,7 +91,66 @@ def test_a_single_frame_is_not_given_away():
     """The one frame of a clip stays to be learned."""
     still = Sample(torch.ones(48, 1, 4, 4), torch.ones(20, 1), torch.ones(5, 64))
     every = dataclasses.replace(SETTINGS, first_frame=1.0)
-    assert flow.noised([still], EMPTY, every, torch.Generator()).counts.all()
+    assert flow.noised([still], EMPTY, every, torch.Generator()).counts[0].all()
+
+
+def test_given_modalities():
+    """In their shares of the samples the audio or the video is clean, at timestep 0, and without a loss."""
+    some = dataclasses.replace(SETTINGS, given_audio=0.3, given_video=0.4, first_frame=0.0)
+    got = batch(some, n=100)
+    video, audio = ((timestep == 0).view(100, -1).all(1) for timestep in got.timestep)
+    assert not (video & audio).any()
+    assert 20 < audio.sum() < 40
+    assert 30 < video.sum() < 50
+    x0 = torch.stack([clip.video for clip in clips(100)]), torch.stack([clip.audio for clip in clips(100)])
+    for clean, x, counts, given in zip(x0, got.x, got.counts, (video, audio), strict=True):
+        assert torch.equal(x[given], clean[given])
+        assert torch.equal(counts.flatten(1).any(1), ~given)
+
+
+def test_a_batch_with_nothing_to_learn_in_a_modality_has_a_loss_of_0_for_it():
+    every = dataclasses.replace(SETTINGS, given_video=1.0)
+    video, audio = flow.losses(golden_model.load(), batch(every))
+    assert video == 0
+    assert audio > 0
+
+
+def test_both_modalities_cannot_be_given():
+    with pytest.raises(ValueError, match=r"given audio and given video are 1.1 together, but must be at most 1"):
+        dataclasses.replace(SETTINGS, given_audio=0.6, given_video=0.5)
+
+
+def test_samples_whose_towers_are_cut():
+    """They are predicted as by a model without fusion, the others as ever."""
+    model = golden_model.load()
+    got = batch(dataclasses.replace(SETTINGS, cut=0.5), n=8)
+    assert 0 < sum(got.cut_rows) < 8
+    cut = {"a2v_cross_attn": False, "v2a_cross_attn": False}
+    fused = model(got.x, got.timestep, got.context)
+    apart = model(got.x, got.timestep, got.context, transformer_options=cut)
+    rows = torch.tensor(got.cut_rows)
+    expected = [torch.where(rows.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in zip(fused, apart, strict=True)]
+    for loss, wanted, velocity, counts in zip(flow.losses(model, got), expected, got.velocity, got.counts, strict=True):
+        errors = (wanted - velocity).square() * counts
+        torch.testing.assert_close(loss, errors.mean() / counts.mean())
+
+
+@pytest.mark.parametrize("missing", ["video", "audio"])
+def test_one_tower_alone(missing):
+    """Samples without a modality have the losses of the other tower alone."""
+    model = golden_model.load()
+    samples = [clip._replace(**{missing: None}) for clip in clips(2)]
+    got = flow.noised(samples, EMPTY, SETTINGS, torch.Generator().manual_seed(0))
+    of_video, of_audio = flow.losses(model, got)
+    found = model(got.x, got.timestep, got.context)
+    for loss, velocity, expected, counts in zip((of_video, of_audio), found, got.velocity, got.counts, strict=True):
+        if velocity is None:
+            assert loss == 0
+        else:
+            errors = (velocity - expected).square() * counts
+            torch.testing.assert_close(loss, errors.mean() / counts.mean())
+    with pytest.raises(ValueError, match=f"The {missing} latents of a batch have shapes"):
+        flow.noised([samples[0], clips(2)[1]], EMPTY, SETTINGS, torch.Generator())
 
 
 def with_persons(n=2, dropout=0.0):
@@ -108,11 +168,11 @@ def test_references_reach_the_model_without_noise():
         assert torch.equal(got.references.voices[j], torch.stack([sample.voices[j] for sample in samples]))
     assert without.references is None
     assert torch.equal(got.x[0], without.x[0])
-    assert torch.equal(got.counts, without.counts)
+    assert torch.equal(got.counts[0], without.counts[0])
     model = golden_model.load()
     video, audio = model(got.x, got.timestep, got.context, references=got.references)
     of_video, of_audio = flow.losses(model, got)
-    expected = ((video - got.velocity[0]).square() * got.counts).sum() / got.counts.expand_as(video).sum()
+    expected = ((video - got.velocity[0]).square() * got.counts[0]).sum() / got.counts[0].expand_as(video).sum()
     torch.testing.assert_close(of_video, expected)
     torch.testing.assert_close(of_audio, (audio - got.velocity[1]).square().mean())
     assert flow.losses(model, without)[0] != of_video
