@@ -4,13 +4,15 @@ Video: frames [B, 3, 1 + 4 n, H, W] from -1 to 1, latents [B, 48, 1 + n, H / 16,
 holds the mean luma of 4 frames x 4 rows x 2 columns and the mean chroma of 2 pairs of frames x 2 rows x 2 columns. The
 first latent frame holds one frame, four times.
 
-Audio: waveforms [B, samples] at 16 kHz, latents [B, 20, L], each of 512 samples: the loudness of 5 octaves in 4 parts
-of 8 ms. An octave is decoded to a tone in its middle.
+Audio: waveforms [B, samples] at 16 kHz, latents [B, 20, L], each of 512 samples: the loudness of some bands in some
+parts. A band is decoded to a tone in its middle. The ball's world has 5 octaves in 4 parts of 8 ms, the talking one 10
+bands in 2 parts of 16 ms.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +21,43 @@ from torch import Tensor, nn
 
 from .world import RATE
 
-STEP = 128  # samples of a part: 8 ms
-PARTS = 4
-WINDOW = 256  # samples of a window of the spectrum
-OCTAVES = (250.0, 500.0, 1000.0, 2000.0, 4000.0)  # Hz, the middle of each
-SOFT = 0.01  # loudness below which the scale of the latents is linear, and above which it is logarithmic
+LATENT = 512  # samples of an audio latent
 
 LUMA_MEAN, LUMA_GAIN, CHROMA_GAIN = -0.6, 4.0, 4.0
-AUDIO_MEAN, AUDIO_GAIN = 0.6, 0.8
 
 TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])  # JPEG's
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How the audio latents of a world are laid out, and scaled to about ±1."""
+
+    centres: tuple[float, ...]  # Hz, the middle of each band
+    parts: int  # of the 512 samples of a latent
+    soft: float  # loudness below which the scale of the latents is linear, and above which it is logarithmic
+    mean: float
+    gain: float
+
+    @property
+    def step(self) -> int:
+        """Samples of a part."""
+        return LATENT // self.parts
+
+    @property
+    def window(self) -> int:
+        """Samples of a window of the spectrum."""
+        return 2 * self.step
+
+
+BELLS = Bands((250.0, 500.0, 1000.0, 2000.0, 4000.0), parts=4, soft=0.01, mean=0.6, gain=0.8)
+# From the murmur of an m over the formants of vowels to the hiss of an s.
+SPEECH = Bands(
+    (110.0, 220.0, 330.0, 480.0, 720.0, 1080.0, 1620.0, 2350.0, 3400.0, 5500.0),
+    parts=2,
+    soft=0.005,
+    mean=0.85,
+    gain=0.75,
+)
 
 
 class VideoCodec(nn.Module):
@@ -64,37 +93,44 @@ class VideoCodec(nn.Module):
 
 
 class AudioCodec(nn.Module):
-    """Encoder and decoder of audio latents."""
+    """Encoder and decoder of audio latents, laid out in `bands`."""
 
     window: Tensor
-    bands: Tensor
+    filters: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bands: Bands = BELLS) -> None:
         super().__init__()
-        self.register_buffer("window", torch.hann_window(WINDOW))
-        centres = torch.fft.rfftfreq(WINDOW, 1 / RATE).clamp(min=1)
-        nearest = (centres[:, None] / torch.tensor(OCTAVES)).log().abs().argmin(1)
-        self.register_buffer("bands", F.one_hot(nearest, len(OCTAVES)).float())
+        self.bands = bands
+        self.register_buffer("window", torch.hann_window(bands.window))
+        frequencies = torch.fft.rfftfreq(bands.window, 1 / RATE).clamp(min=1)
+        nearest = (frequencies[:, None] / torch.tensor(bands.centres)).log().abs().argmin(1)
+        self.register_buffer("filters", F.one_hot(nearest, len(bands.centres)).float())
+
+    def loudness(self, waveforms: Tensor) -> Tensor:
+        """Measure [B, samples] → [B, bands, parts]: of each band in each part, a sine's being its amplitude."""
+        bands = self.bands
+        missing = -waveforms.shape[1] % LATENT
+        edge = (bands.window - bands.step) // 2
+        padded = F.pad(waveforms, (edge, missing + edge))
+        # B, frequencies, parts
+        spectrum = torch.stft(padded, bands.window, bands.step, window=self.window, center=False, return_complex=True)
+        energy = torch.einsum("bft,fo->bot", spectrum.abs().square(), self.filters)
+        return energy.sqrt() / (self.window.square().sum() * bands.window / 4).sqrt()
 
     def encode(self, waveforms: Tensor) -> Tensor:
         """Encode [B, samples] → [B, 20, L], L = samples / 512 rounded up."""
-        missing = -waveforms.shape[1] % (STEP * PARTS)
-        edge = (WINDOW - STEP) // 2
-        padded = F.pad(waveforms, (edge, missing + edge))
-        # [B, bins, 4 L]
-        spectrum = torch.stft(padded, WINDOW, STEP, window=self.window, center=False, return_complex=True)
-        energy = torch.einsum("bft,fo->bot", spectrum.abs().square(), self.bands)
-        loudness = energy.sqrt() / (self.window.square().sum() * WINDOW / 4).sqrt()  # a sine's is its amplitude
-        parts = (loudness / SOFT).log1p() - AUDIO_MEAN / AUDIO_GAIN
-        return rearrange(parts * AUDIO_GAIN, "b o (l p) -> b (o p) l", p=PARTS)
+        bands = self.bands
+        parts = (self.loudness(waveforms) / bands.soft).log1p() - bands.mean / bands.gain
+        return rearrange(parts * bands.gain, "b o (l p) -> b (o p) l", p=bands.parts)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode [B, 20, L] → [B, 512 L]."""
-        parts = rearrange(latents, "b (o p) l -> b o (l p)", p=PARTS)
-        loudness = SOFT * ((parts + AUDIO_MEAN) / AUDIO_GAIN).clamp(0, 6).expm1()
-        loudness = F.interpolate(loudness, scale_factor=STEP, mode="linear")
+        bands = self.bands
+        parts = rearrange(latents, "b (o p) l -> b o (l p)", p=bands.parts)
+        loudness = bands.soft * ((parts + bands.mean) / bands.gain).clamp(0, 6).expm1()
+        loudness = F.interpolate(loudness, scale_factor=bands.step, mode="linear")
         time = torch.arange(loudness.shape[2], device=latents.device) / RATE
-        tones = torch.sin(2 * math.pi * torch.tensor(OCTAVES, device=latents.device)[:, None] * time)
+        tones = torch.sin(2 * math.pi * torch.tensor(bands.centres, device=latents.device)[:, None] * time)
         return (loudness * tones).sum(1).clamp(-1, 1)
 
 

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from .codecs import OCTAVES, RATE, STEP, AudioCodec
+from .codecs import BELLS, RATE, AudioCodec
 from .world import COLOURS, FPS, PITCHES, SECONDS, background
 
 BALL = 0.12  # a pixel belongs to the ball where its channels differ more than this from the empty stage, on average
@@ -49,11 +49,12 @@ def bounces(frames: Tensor) -> list[float]:
 
 def onsets(waveform: Tensor) -> list[float]:
     """Return when a bell rings: where 8 ms are far louder than the quietest of the 32 ms before."""
-    loudness = waveform[: len(waveform) // STEP * STEP].view(-1, STEP).square().mean(1).sqrt()
+    step = BELLS.step
+    loudness = waveform[: len(waveform) // step * step].view(-1, step).square().mean(1).sqrt()
     times: list[float] = []
     for i in range(1, len(loudness)):
         before = loudness[max(0, i - 5) : i - 1].min() if i > 1 else loudness.new_tensor(0.0)
-        time = (i + 1) * STEP / RATE
+        time = (i + 1) * step / RATE
         if loudness[i] > RISE * before.clamp(min=QUIET / RISE) and (not times or time - times[-1] > 0.1):
             times.append(time)
     return times
@@ -68,8 +69,8 @@ def colour(frames: Tensor) -> str:
 
 def pitch(waveform: Tensor) -> str:
     """Return the name of the loudest bell's pitch."""
-    loudness = AudioCodec().encode(waveform[None])[0].unflatten(0, (len(OCTAVES), -1)).amax((1, 2))
-    return max(PITCHES, key=lambda name: float(loudness[OCTAVES.index(PITCHES[name])]))
+    loudness = AudioCodec().encode(waveform[None])[0].unflatten(0, (len(BELLS.centres), -1)).amax((1, 2))
+    return max(PITCHES, key=lambda name: float(loudness[BELLS.centres.index(PITCHES[name])]))
 
 
 def matched(bounces: Sequence[float], onsets: Sequence[float]) -> list[tuple[float, float]]:
