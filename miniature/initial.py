@@ -68,16 +68,16 @@ class View(NamedTuple):
 
 
 @torch.no_grad()
-def new_model(seed: int = 0) -> OviModel:
-    """Return a model with the weights to start from."""
+def new_model(config: OviConfig = CONFIG, rows: int = TOKEN_ROWS, seed: int = 0) -> OviModel:
+    """Return a model with the weights to start from, for a world whose frames are `rows` of tokens high."""
     torch.manual_seed(seed)
-    model = OviModel(CONFIG)
+    model = OviModel(config)
     _draw(model)
     for tower in (model.video_model, model.audio_model):
         _scale(tower)
     _pass_video(model.video_model)
     _pass_audio(model.audio_model)
-    _set_views(model)
+    _set_views(model, rows)
     return model
 
 
@@ -152,9 +152,9 @@ def _norm_undone(channels: int) -> float:
     return (channels / CONFIG.dim) ** 0.5
 
 
-def _set_views(model: OviModel) -> None:
+def _set_views(model: OviModel, rows: int) -> None:
     """Let the heads of every block look at their neighbours and at the other tower."""
-    audio_to_video = [View(VIDEO_DELAY, float(row)) for row in range(TOKEN_ROWS)]  # audio tokens stand in row 0
+    audio_to_video = [View(VIDEO_DELAY, float(row)) for row in range(rows)]  # audio tokens stand in row 0
     video_to_audio = [View(-VIDEO_DELAY + moment) for moment in AUDIO_AROUND]
     for i, (video, audio) in enumerate(zip(model.video_model.blocks, model.audio_model.blocks, strict=True)):
         reach, row = VIDEO_REACH[i % 2], VIDEO_ROW[i % 2]

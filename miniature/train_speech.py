@@ -1,0 +1,199 @@
+"""Training of the miniature that speaks: `python -m miniature.train_speech --help`.
+
+The audio tower learns to speak alone, as in the paper, at first mostly in clips of one or two syllables. Then both
+towers are trained together. .cache/miniature holds what can be computed again, as for `miniature.train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from miniature import WEIGHTS, initial_speech, speech, text, world
+from miniature.train import CACHE, run, write
+from ovi import sampling
+from ovi.flow import Sample, Settings
+from ovi.model import OviModel
+from ovi.tools.train import Trainer, check_device
+
+TEXT_ENCODER = WEIGHTS / "umt5_talking.safetensors"
+CLIPS, HELD_OUT = 16_384, 128
+PART = 64  # clips that a process makes at once
+SHORT_COUNTS = 1, 2  # syllables of a short clip
+PLACES = range(9, 14)  # the rows of five syllables in a text
+WORDLESS = 8  # one of so many clips is trained without its syllables in the prompt
+GROW = 0.35  # share of the audio tower's steps in which three of four clips are short
+GAP_SIGMA = 0.8
+EVERY = 250  # steps between two lines of the log, each with its saved state
+
+SETTINGS = Settings(batch=32, lr=1e-3, warmup=100, cooldown=0.25, shift=3.0, first_frame=0.0)
+JOINT = dataclasses.replace(
+    SETTINGS, first_frame=0.1, given_audio=0.1, given_video=0.15, cut=0.07, split=0.3, split_steps=3000
+)
+
+
+class Samples:
+    """The training samples of scenes, in memory: with all of their syllables, or mostly short ones if not `whole`.
+
+    `latents` are the "video" and the "audio" of the scenes, and the audio of "short" clips. With `video` they train
+    both towers, else the audio tower alone.
+    """
+
+    def __init__(self, seeds: Sequence[int], latents: Mapping[str, Tensor], *, video: bool) -> None:
+        weights = load_file(TEXT_ENCODER)
+        self.latents, self.video = latents, video
+        self.scenes = [speech.scene(seed) for seed in seeds]
+        captions = [each.wordless if i % WORDLESS == 0 else each.caption for i, each in enumerate(self.scenes)]
+        self.texts = text.contexts(captions, weights).half()
+        self.short = text.contexts([speech.scene(seed, SHORT_COUNTS).caption for seed in seeds], weights).half()
+        self.whole = True
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        if not self.whole and index % 4:
+            return Sample(None, self.latents["short"][index], self.short[index])
+        video = self.latents["video"][index] if self.video else None
+        return Sample(video, self.latents["audio"][index], self.texts[index])
+
+
+def latents(seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Return the latents of scenes and of their short clips."""
+    torch.set_num_threads(1)  # several processes do this at once
+    video, audio = speech.latents([speech.scene(seed) for seed in seeds])
+    short = speech.audio_latents([speech.scene(seed, SHORT_COUNTS) for seed in seeds])
+    return {name: latent.half() for name, latent in (("video", video), ("audio", audio), ("short", short))}
+
+
+def stored(path: Path, seeds: Sequence[int], processes: int) -> dict[str, Tensor]:
+    """Load the latents of seeds, stacked, from a file, which is written first where it is missing."""
+    if not path.exists():
+        parts = [seeds[i : i + PART] for i in range(0, len(seeds), PART)]
+        with ProcessPoolExecutor(processes) as pool:
+            each = list(tqdm(pool.map(latents, parts), total=len(parts), desc="clips"))
+        save_file({name: torch.cat([one[name] for one in each]) for name in each[0]}, path)
+    return load_file(path)
+
+
+class Held:
+    """Held-out scenes, on which what a model has learned is measured."""
+
+    def __init__(self, latents: Mapping[str, Tensor], device: torch.device) -> None:
+        weights = load_file(TEXT_ENCODER)
+        self.scenes = [speech.scene(seed) for seed in range(world.HELD_OUT, world.HELD_OUT + HELD_OUT)]
+        self.x0 = [latents[name].float().to(device) for name in ("video", "audio")]
+        draw = torch.Generator().manual_seed(0)
+        self.noise = [torch.randn(x.shape, generator=draw).to(device) for x in self.x0]
+        rotated = [each.prompt((*each.syllables[1:], each.syllables[0])) for each in self.scenes]
+        own = [each.caption for each in self.scenes]
+        self.own, self.rotated = (text.contexts(captions, weights).to(device) for captions in (own, rotated))
+        self.empty = text.contexts([""], weights).to(device)
+
+    def shown(self, trainer: Trainer, *, video: bool) -> dict[str, float]:
+        """Return what a line of the log says of a trainer's averaged weights."""
+        return self.gaps(averaged(trainer), video=video)
+
+    @torch.no_grad()
+    def gaps(self, model: OviModel, *, video: bool) -> dict[str, float]:
+        """Return how much larger the audio's loss is, as a share, with rotated syllables, and with another video."""
+        x = [torch.lerp(x0, noise, GAP_SIGMA) for x0, noise in zip(self.x0, self.noise, strict=True)]
+        timestep = torch.full((len(x[0]),), 1000 * GAP_SIGMA, device=x[0].device)
+
+        def loss(shown: Tensor | None, context: Tensor) -> float:
+            velocity = model([shown, x[1]], timestep, context)[1]
+            return F.mse_loss(velocity, self.noise[1] - self.x0[1]).item()
+
+        own = loss(x[0] if video else None, self.own)
+        gaps = {"order gap": loss(x[0] if video else None, self.rotated) / own - 1}
+        return gaps | {"video gap": loss(x[0].roll(1, 0), self.own) / own - 1} if video else gaps
+
+    @torch.no_grad()
+    def sampled(self, model: OviModel, count: int, steps: int, cfg: float, *, video: bool) -> list[Tensor | None]:
+        """Generate the latents of the first `count` scenes by Euler's method."""
+        x = [self.noise[0][:count] if video else None, self.noise[1][:count]]
+        texts = [model.embed_texts(x, context) for context in (self.own[:count], self.empty.expand(count, -1, -1))]
+        for sigma, after in pairwise(sampling.flow_sigmas(steps, solver="euler").tolist()):
+            timestep = torch.full((count,), 1000 * sigma, device=self.own.device)
+            positive, negative = (model.velocities(x, timestep, each) for each in texts)
+            x = [
+                None if latent is None else latent + (after - sigma) * (without + cfg * (with_text - without))
+                for latent, with_text, without in zip(x, positive, negative, strict=True)
+            ]
+        return x
+
+
+def audio_tower(
+    name: str,
+    train: Mapping[str, Tensor],
+    held: Held,
+    steps: int,
+    device: torch.device,
+    *,
+    clock: bool = True,
+    words: bool = True,
+    short: bool = True,
+) -> OviModel:
+    """Train the audio tower alone, or resume it; return the model with its averaged weights.
+
+    Without `clock`, `words` or `short` clips it does so without what they help with.
+    """
+    some = [scene.caption for scene in map(speech.scene, range(4 * HELD_OUT)) if len(scene.syllables) == len(PLACES)]
+    texts = text.contexts(some, load_file(TEXT_ENCODER))
+    model = initial_speech.new_model(texts, PLACES, clock=clock, words=words).to(device)
+    samples = Samples(range(len(train["audio"])), train, video=False)
+    trainer = Trainer(model, samples, SETTINGS, steps, empty=held.empty[0].cpu())
+    run(trainer, name, EVERY, round(GROW * steps) if short else 0, [samples], lambda: held.shown(trainer, video=False))
+    return averaged(trainer)
+
+
+def both_towers(
+    name: str, model: OviModel, train: Mapping[str, Tensor], held: Held, settings: Settings, steps: int
+) -> Trainer:
+    """Train both towers of a model, or resume it."""
+    samples = Samples(range(len(train["audio"])), train, video=True)
+    trainer = Trainer(model, samples, settings, steps, empty=held.empty[0].cpu())
+    run(trainer, name, EVERY, 0, [samples], lambda: held.shown(trainer, video=True))
+    return trainer
+
+
+def averaged(trainer: Trainer) -> OviModel:
+    """Return a model with a trainer's averaged weights."""
+    model = OviModel(initial_speech.CONFIG).to(trainer.device)
+    model.load_state_dict(trainer.averaged)
+    return model
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, or resume training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio-steps", type=int, default=4000, help="of the audio tower alone")
+    parser.add_argument("--steps", type=int, default=8000, help="of both towers")
+    parser.add_argument("--batch", type=int, default=SETTINGS.batch)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    check_device(args.device)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    train = stored(CACHE / "speech_train.safetensors", range(CLIPS), args.threads)
+    held_out = range(world.HELD_OUT, world.HELD_OUT + HELD_OUT)
+    device = torch.device(args.device)
+    held = Held(stored(CACHE / "speech_held_out.safetensors", held_out, args.threads), device)
+    torch.set_num_threads(args.threads)
+    model = audio_tower("speech_audio_", train, held, args.audio_steps, device)
+    trainer = both_towers("speech_", model, train, held, JOINT, args.steps)
+    write(trainer, WEIGHTS / "ovi_talking.safetensors")
+
+
+if __name__ == "__main__":
+    main()
