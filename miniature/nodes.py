@@ -1,6 +1,6 @@
-"""Loaders of the miniature's text encoder and codecs, which replace core's in the graphs.
+"""Loaders of the miniature's text encoders and codecs, which replace core's in the graphs.
 
-Of UMT5, core's loaders open only the full-size one, and they do not know such codecs.
+Of UMT5, core's loaders open only the full-size one, and they do not know such codecs. The worlds share the video codec.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import WEIGHTS
-from .codecs import RATE, AudioCodec, VideoCodec
+from .codecs import BELLS, RATE, SPEECH, AudioCodec, Bands, VideoCodec
 
+WORLDS = {"ball": ("umt5.safetensors", BELLS), "talking": ("umt5_talking.safetensors", SPEECH)}
 MIN_TOKENS = 32  # to which texts are padded: as many as the miniature reads
 
 
@@ -42,9 +43,9 @@ class VideoModel(nn.Module):
 class AudioModel(nn.Module):
     """The audio codec on waveforms with channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, bands: Bands = BELLS) -> None:
         super().__init__()
-        self.codec = AudioCodec()
+        self.codec = AudioCodec(bands)
 
     def encode(self, waveforms: Tensor) -> Tensor:
         """Encode the mean of the channels, [B, channels, samples] → [B, 20, L]."""
@@ -65,9 +66,9 @@ def video_vae() -> comfy.sd.VAE:
     return vae
 
 
-def audio_vae() -> comfy.sd.VAE:
+def audio_vae(bands: Bands = BELLS) -> comfy.sd.VAE:
     """Return the audio codec as a VAE of ComfyUI."""
-    vae = _vae(AudioModel(), channels=20, dim=1, output=1)
+    vae = _vae(AudioModel(bands), channels=20, dim=1, output=1)
     vae.audio_sample_rate = RATE
     vae.upscale_ratio = vae.downscale_ratio = 512
     vae.process_input = vae.process_output = lambda waveforms: waveforms
@@ -115,23 +116,35 @@ def text_encoder(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
     return clip
 
 
+def world_input() -> io.Combo.Input:
+    """Return the input that names the world."""
+    return io.Combo.Input(
+        "world",
+        options=list(WORLDS),
+        default="ball",
+        optional=True,
+        tooltip="What the miniature generates: a bouncing ball with a bell, or a talking face.",
+    )
+
+
 class OviMiniatureText(io.ComfyNode):
     """Loader of the text encoder, for core's CLIPLoader."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare a node without inputs."""
+        """Declare the world and the text encoder."""
         return io.Schema(
             node_id="OviMiniatureText",
             display_name="Load Miniature Text Encoder",
             category="Ovi/miniature",
+            inputs=[world_input()],
             outputs=[io.Clip.Output()],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, world: str = "ball") -> io.NodeOutput:
         """Load the text encoder from the folder of weights."""
-        return io.NodeOutput(text_encoder(load_file(WEIGHTS / "umt5.safetensors")))
+        return io.NodeOutput(text_encoder(load_file(WEIGHTS / WORLDS[world][0])))
 
 
 class OviMiniatureVideoVAE(io.ComfyNode):
@@ -158,18 +171,19 @@ class OviMiniatureAudioVAE(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare a node without inputs."""
+        """Declare the world and the VAE."""
         return io.Schema(
             node_id="OviMiniatureAudioVAE",
             display_name="Load Miniature Audio VAE",
             category="Ovi/miniature",
+            inputs=[world_input()],
             outputs=[io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, world: str = "ball") -> io.NodeOutput:
         """Return the VAE."""
-        return io.NodeOutput(audio_vae())
+        return io.NodeOutput(audio_vae(WORLDS[world][1]))
 
 
 class Miniature(ComfyExtension):

@@ -8,8 +8,9 @@ from statistics import median
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from miniature import WEIGHTS, measure, references, train, train_references, world
+from miniature import WEIGHTS, measure, references, speech, text, train, train_references, world
 from support.sampling import windowed
 from support.scenes import SEEDS, through_codecs
 
@@ -55,6 +56,31 @@ def test_the_text_encoder_tells_the_captions_apart(nodes):
     assert [(row.abs().sum(-1) > 0).sum().item() for (row,) in encoded] == [16] * 12 + [14] * 3
     apart = torch.cdist(*2 * [torch.cat(encoded).flatten(1)]) + 1e9 * torch.eye(len(encoded))
     assert apart.min() > 1
+
+
+def test_the_text_encoder_of_the_talking_world(nodes):
+    """It gives what the training computes without ComfyUI: padding is zero, and an empty prompt has one token."""
+    clip = nodes.OviMiniatureText.execute("talking").args[0]
+    captions = ["", "small says ma", *(speech.scene(seed).caption for seed in SEEDS)]
+    encoded = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
+    wanted = text.contexts(captions, load_file(WEIGHTS / "umt5_talking.safetensors"))
+    torch.testing.assert_close(torch.cat(encoded), wanted, atol=1e-5, rtol=0)
+
+
+def test_the_audio_codec_of_the_talking_world(nodes):
+    waves = speech.waveforms([speech.scene(SEEDS[0])])
+    vae = nodes.OviMiniatureAudioVAE.execute("talking").args[0]
+    torch.testing.assert_close(
+        vae.encode(waves[..., None]), speech.audio_latents([speech.scene(SEEDS[0])]), atol=1e-4, rtol=0
+    )
+
+
+def test_loaders_without_a_world_load_the_ball(nodes):
+    """As in graphs that were saved before there was a choice."""
+    for loader in (nodes.OviMiniatureText, nodes.OviMiniatureAudioVAE):
+        (world_input,) = loader.define_schema().inputs
+        assert world_input.optional
+        assert world_input.default == "ball"
 
 
 def loaded(nodes):

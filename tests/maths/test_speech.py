@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sentencepiece
 import torch
+from safetensors.torch import load_file
 
-from miniature import codecs, speech, world
+from miniature import WEIGHTS, codecs, speech, text, world
 
 SCENES = [speech.scene(seed) for seed in range(world.HELD_OUT, world.HELD_OUT + 60)]
 
@@ -82,3 +84,46 @@ def test_latents():
     heard = codec.loudness(codec.decode(codec.encode(waves)))
     wanted = codec.loudness(waves)
     assert torch.corrcoef(torch.stack([heard.log1p().flatten(), wanted.log1p().flatten()]))[0, 1] > 0.95
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """The shipped text encoder of the world."""
+    return load_file(WEIGHTS / "umt5_talking.safetensors")
+
+
+def test_the_text_encoder_is_what_is_shipped(encoder):
+    made = text.talking_weights()
+    assert made.keys() == encoder.keys()
+    assert all(torch.equal(made[name], tensor) for name, tensor in encoder.items())
+
+
+def test_every_word_is_one_token(encoder):
+    """Syllables, <S> and <E> too; no syllable is found in "small" or "says"."""
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=encoder["spiece_model"].numpy().tobytes())
+    for word in text.WORDS:
+        assert len(tokenizer.encode(word)) == 1
+        assert tokenizer.encode(word) != [text.UNKNOWN]
+    assert tokenizer.encode("small says ma sa", out_type=str) == ["▁small", "▁says", "▁ma", "▁sa"]
+    captions = ["", "so sis", *(scene.caption for scene in SCENES), *(scene.wordless for scene in SCENES[:2])]
+    for caption, row in zip(captions, text.tokens(captions).tolist(), strict=True):
+        written = tokenizer.encode(caption)
+        assert row == [*written, text.END, *[text.PADDING] * (len(row) - len(written) - 1)]
+        assert len(written) <= 22
+
+
+def test_the_text_keeps_the_order_of_the_syllables(encoder):
+    """A linear probe of a syllable's text tells the first syllable from the second, and so on."""
+    scenes = [speech.scene(seed) for seed in range(900)]
+    captions = [scene.caption for scene in scenes]
+    encoded = text.contexts(captions, encoder)
+    rows = [
+        (i, captions[i].split().index("<S>") + 1 + k, k) for i in range(900) for k in range(len(scenes[i].syllables))
+    ]
+    which, where, place = torch.tensor(rows).T
+    x = torch.cat([encoded[which, where], torch.ones(len(rows), 1)], dim=1)
+    known = which < 600
+    y = torch.nn.functional.one_hot(place[known], 5).float()
+    probe = torch.linalg.lstsq(x[known].double(), y.double()).solution
+    told = (x[~known].double() @ probe).argmax(1)
+    assert (told == place[~known]).float().mean() > 0.97
