@@ -55,7 +55,7 @@ def test_heads_find_words(made, texts):
         q, k = (part.unflatten(2, (attention.heads, -1)).transpose(1, 2) for part in (q, k))
         shares = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)  # [B, heads, L, T]
         for head in range(3):
-            assert shares[:, head, :, train_speech.PLACES[(i + head) % 5]].min() > 0.9
+            assert shares[:, head, :, train_speech.PLACES[(i + head) % 5]].mean() > 0.99
 
 
 def test_heads_tell_the_time(made, noise):
@@ -85,5 +85,5 @@ def test_samples():
         caption = samples.scenes[i].wordless if i == 0 else samples.scenes[i].caption
         torch.testing.assert_close(samples[i].context, text.contexts([caption], weights)[0].half())
     samples.whole = False
-    assert [samples[i].video is None for i in range(4)] == [False, True, True, True]
-    assert not torch.equal(samples[1].audio, samples.latents["audio"][1])
+    short = [torch.equal(samples[i].audio, samples.latents["short"][i]) for i in range(4)]
+    assert short == [False, True, True, True]
