@@ -66,7 +66,7 @@ class Settings:
     first_frame: float = 0.2  # share of samples whose first frame is given
     given_audio: float = 0.0  # share of samples whose audio is given ...
     given_video: float = 0.0  # ... and of those whose video is
-    cut: float = 0.0  # share of samples whose towers do not attend to each other
+    cut: float = 0.0  # share of batches in which the towers do not attend to each other
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
     seed: int = 0
@@ -109,7 +109,7 @@ class Noised(NamedTuple):
     velocity: list[Tensor | None]  # as x
     counts: list[Tensor]  # video [B, 1, F, 1, 1], audio [B, 1, 1]: 0 for what is given, which has no loss
     references: References | None = None  # None: of clips without persons
-    cut_rows: list[bool] | None = None  # the samples whose towers do not attend to each other; None: no sample
+    cut_rows: list[bool] | None = None  # the samples whose towers do not attend to each other, all; None: no sample
 
 
 def noised(
@@ -141,7 +141,7 @@ def noised(
         chance = torch.rand(n, generator=draw)
         audio_sigma = audio_sigma.masked_fill(chance < settings.given_audio, 0)
         frames[chance >= 1 - settings.given_video] = 0
-    cut_rows = (torch.rand(n, generator=draw) < settings.cut).tolist() if settings.cut else None
+    cut = settings.cut > 0 and torch.rand(1, generator=draw).item() < settings.cut
     dropped = torch.rand(n, generator=draw) < settings.text_dropout
     texts = [empty if drop else sample.context for drop, sample in zip(dropped, samples, strict=True)]
     longest = max(map(len, texts))
@@ -157,7 +157,7 @@ def noised(
         for kind, given in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
     )
     references = References(images, voices) if images or voices else None
-    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, cut_rows)
+    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, [True] * n if cut else None)
 
 
 def _stacked(name: str, latents: Sequence[Tensor | None]) -> Tensor | None:
