@@ -243,7 +243,7 @@ def background() -> Tensor:
 
 
 @functools.cache
-def faces(colour: str, size: str, side: str, *, eyes: bool = True) -> Tensor:
+def face(colour: str, size: str, side: str) -> Tensor:
     """Draw a face without a mouth, [H, W, 3]."""
     rows, columns = grid()
     radius, middle = RADII[size], SIDES[side]
@@ -252,7 +252,7 @@ def faces(colour: str, size: str, side: str, *, eyes: bool = True) -> Tensor:
         return (radius - torch.hypot(rows - row, columns - column) + 0.5).clamp(0, 1)[..., None]
 
     out = torch.lerp(background(), torch.tensor(COLOURS[colour]), disc(radius, MIDDLE, middle))
-    for where in (-0.4, 0.4) if eyes else ():
+    for where in (-0.4, 0.4):
         eye = disc(0.13 * radius, MIDDLE - 0.35 * radius, middle + where * radius)
         out = torch.lerp(out, torch.tensor(EYE), eye)
     return out
@@ -271,7 +271,7 @@ def frames(scenes: Sequence[Scene]) -> Tensor:
     away = (across[:, :, None].square() + along[..., None].square()).sqrt()
     least = torch.minimum(half_width, half_height)[..., None, None]
     covered = ((1 - away) * least + 0.5).clamp(0, 1)[..., None]  # the share of a pixel that the mouth covers
-    still = torch.stack([faces(scene.colour, scene.size, scene.side) for scene in scenes])[:, None]
+    still = torch.stack([face(scene.colour, scene.size, scene.side) for scene in scenes])[:, None]
     return torch.lerp(still, torch.tensor(MOUTH), covered)
 
 
@@ -290,18 +290,23 @@ def grid() -> tuple[Tensor, Tensor]:
 
 def latents(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     """Encode scenes: video [N, 48, 13, 4, 6] and audio [N, 20, 64]."""
-    parts = [scenes[i : i + BATCH] for i in range(0, len(scenes), BATCH)]
-    return torch.cat([video_latents(part) for part in parts]), torch.cat([audio_latents(part) for part in parts])
+    return video_latents(scenes), audio_latents(scenes)
 
 
 def video_latents(scenes: Sequence[Scene]) -> Tensor:
-    """Encode the video of scenes that are drawn at once."""
-    return VideoCodec().encode(2 * frames(scenes).movedim(-1, 1) - 1)
+    """Encode the video of scenes."""
+    codec = VideoCodec()
+    return torch.cat([codec.encode(2 * frames(some).movedim(-1, 1) - 1) for some in _batches(scenes)])
 
 
 def audio_latents(scenes: Sequence[Scene]) -> Tensor:
-    """Encode the audio of scenes that are drawn at once."""
-    return AudioCodec(SPEECH).encode(waveforms(scenes))
+    """Encode the audio of scenes."""
+    codec = AudioCodec(SPEECH)
+    return torch.cat([codec.encode(waveforms(some)) for some in _batches(scenes)])
+
+
+def _batches(scenes: Sequence[Scene]) -> list[Sequence[Scene]]:
+    return [scenes[i : i + BATCH] for i in range(0, len(scenes), BATCH)]
 
 
 def decoded(video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
