@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from miniature import WEIGHTS, initial_speech, speech, text, world
+from miniature import WEIGHTS, initial_speech, judge, recogniser, speech, text, world
+from miniature.codecs import SPEECH, AudioCodec
 from miniature.train import CACHE, run, write
 from ovi import sampling
-from ovi.flow import Sample, Settings
+from ovi.flow import Noised, Sample, Settings, noised
 from ovi.model import OviModel
-from ovi.tools.train import Trainer, check_device
+from ovi.tools.train import Trainer, check_device, moved
 
 TEXT_ENCODER = WEIGHTS / "umt5_talking.safetensors"
 CLIPS, HELD_OUT = 16_384, 128
@@ -34,9 +36,10 @@ PLACES = range(9, 14)  # the rows of five syllables in a text
 WORDLESS = 8  # one of so many clips is trained without its syllables in the prompt
 GROW = 0.35  # share of the audio tower's steps in which three of four clips are short
 GAP_SIGMA = 0.8
-EVERY = 250  # steps between two lines of the log, each with its saved state
+SHOWN, SHOWN_STEPS, SHOWN_CFG = 32, 8, 2.0  # held-out clips that are generated for a line of the log, and how
+EVERY = 500  # steps between two lines of the log, each with its saved state
 
-SETTINGS = Settings(batch=32, lr=1e-3, warmup=100, cooldown=0.25, shift=3.0, first_frame=0.0)
+SETTINGS = Settings(batch=64, lr=1e-3, warmup=100, cooldown=0.25, shift=3.0, first_frame=0.0)
 JOINT = dataclasses.replace(
     SETTINGS, first_frame=0.1, given_audio=0.1, given_video=0.15, cut=0.07, split=0.3, split_steps=3000
 )
@@ -99,10 +102,22 @@ class Held:
         own = [each.caption for each in self.scenes]
         self.own, self.rotated = (text.contexts(captions, weights).to(device) for captions in (own, rotated))
         self.empty = text.contexts([""], weights).to(device)
+        self.others = judge.others(self.scenes[:SHOWN])
 
     def shown(self, trainer: Trainer, *, video: bool) -> dict[str, float]:
         """Return what a line of the log says of a trainer's averaged weights."""
-        return self.gaps(averaged(trainer), video=video)
+        model = averaged(trainer)
+        seen, heard = self.sampled(model, SHOWN, SHOWN_STEPS, SHOWN_CFG, video=video)
+        some = self.scenes[:SHOWN]
+        if seen is not None:
+            report = judge.report(some, judge.observe(seen, heard), self.others)
+            measured = {name: report[name] for name in ("syllables", "vowels", "correlation", "to_vowel_ms")}
+        else:
+            said = recogniser.hear(AudioCodec(SPEECH).to(heard.device).decode(heard))
+            words = [judge.compare(one.syllables, scene.syllables) for one, scene in zip(said, some, strict=True)]
+            count = sum(len(scene.syllables) for scene in some)
+            measured = {"syllables": sum(one.errors for one in words) / count}
+        return self.gaps(model, video=video) | measured
 
     @torch.no_grad()
     def gaps(self, model: OviModel, *, video: bool) -> dict[str, float]:
@@ -119,8 +134,10 @@ class Held:
         return gaps | {"video gap": loss(x[0].roll(1, 0), self.own) / own - 1} if video else gaps
 
     @torch.no_grad()
-    def sampled(self, model: OviModel, count: int, steps: int, cfg: float, *, video: bool) -> list[Tensor | None]:
-        """Generate the latents of the first `count` scenes by Euler's method."""
+    def sampled(
+        self, model: OviModel, count: int, steps: int, cfg: float, *, video: bool
+    ) -> tuple[Tensor | None, Tensor]:
+        """Generate the latents of the first `count` scenes by Euler's method; without `video` the audio's alone."""
         x = [self.noise[0][:count] if video else None, self.noise[1][:count]]
         texts = [model.embed_texts(x, context) for context in (self.own[:count], self.empty.expand(count, -1, -1))]
         for sigma, after in pairwise(sampling.flow_sigmas(steps, solver="euler").tolist()):
@@ -130,7 +147,7 @@ class Held:
                 None if latent is None else latent + (after - sigma) * (without + cfg * (with_text - without))
                 for latent, with_text, without in zip(x, positive, negative, strict=True)
             ]
-        return x
+        return x[0], x[1]
 
 
 def audio_tower(
@@ -153,7 +170,7 @@ def audio_tower(
     model = initial_speech.new_model(texts, PLACES, clock=clock, words=words).to(device)
     samples = Samples(range(len(train["audio"])), train, video=False)
     trainer = Trainer(model, samples, SETTINGS, steps, empty=held.empty[0].cpu())
-    run(trainer, name, EVERY, round(GROW * steps) if short else 0, [samples], lambda: held.shown(trainer, video=False))
+    trained(trainer, name, round(GROW * steps) if short else 0, samples, held)
     return averaged(trainer)
 
 
@@ -163,8 +180,65 @@ def both_towers(
     """Train both towers of a model, or resume it."""
     samples = Samples(range(len(train["audio"])), train, video=True)
     trainer = Trainer(model, samples, settings, steps, empty=held.empty[0].cpu())
-    run(trainer, name, EVERY, 0, [samples], lambda: held.shown(trainer, video=True))
+    trained(trainer, name, 0, samples, held)
     return trainer
+
+
+class Pass(nn.Module):
+    """A forward pass on tensors alone, whose positions are computed once: what a CUDA graph can hold."""
+
+    def __init__(self, model: OviModel, x: Sequence[Tensor | None], *, cut: bool) -> None:
+        super().__init__()
+        self.model, self.cut = model, cut
+        video, audio = x
+        if video is not None:
+            *_, frames, rows, columns = video.shape
+            _fix(model.video_model, model.video_model.positions((frames, rows // 2, columns // 2), video))
+        if audio is not None:
+            _fix(model.audio_model, model.audio_model.positions(audio.shape[2], audio))
+
+    def forward(self, frames: Tensor, audio_time: Tensor, context: Tensor, *latents: Tensor) -> tuple[Tensor, ...]:
+        """Predict the velocities of the video and the audio, or of the audio alone."""
+        x = [None, *latents] if len(latents) == 1 else list(latents)
+        cut_rows = [True] * len(context) if self.cut else None
+        return tuple(v for v in self.model(x, (frames, audio_time), context, cut_rows=cut_rows) if v is not None)
+
+
+def _fix(tower: Any, table: Tensor) -> None:
+    tower.positions = lambda *_: table
+
+
+def replayed(model: OviModel, batch: Noised) -> Callable[..., list[Tensor | None]]:
+    """Return the model with its passes, forward and backward, as CUDA graphs, for batches of one size.
+
+    On a fast GPU, starting the operations of such a small model one by one takes far longer than computing them.
+    """
+    latents = [latent for latent in batch.x if latent is not None]
+    inputs = (*batch.timestep, batch.context, *latents)
+    passes = {
+        cut: torch.cuda.make_graphed_callables(Pass(model, batch.x, cut=cut), inputs, allow_unused_input=True)
+        for cut in (False, True)[: len(latents)]
+    }
+
+    def call(
+        x: Sequence[Tensor | None], timestep: Sequence[Tensor], context: Tensor, **options: Any
+    ) -> list[Tensor | None]:
+        present = [latent for latent in x if latent is not None]
+        velocities = passes[options["cut_rows"] is not None](*timestep, context, *present)
+        return [None] * (2 - len(present)) + list(velocities)
+
+    return call
+
+
+def trained(trainer: Trainer, name: str, grow: int, samples: Samples, held: Held) -> None:
+    """Train, or resume training, with CUDA graphs where there is CUDA."""
+    if trainer.device.type == "cuda":
+        draw = torch.Generator().manual_seed(0)
+        some = [samples[i] for i in range(trainer.settings.batch)]
+        trainer.call = replayed(
+            trainer.model, moved(noised(some, trainer.empty, trainer.settings, draw), trainer.device)
+        )
+    run(trainer, name, EVERY, grow, [samples], lambda: held.shown(trainer, video=samples.video))
 
 
 def averaged(trainer: Trainer) -> OviModel:

@@ -157,7 +157,9 @@ def noised(
         for kind, given in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
     )
     references = References(images, voices) if images or voices else None
-    return Noised(x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, [True] * n if cut else None)
+    return Noised(
+        x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, [True] * n if cut else None
+    )
 
 
 def _stacked(name: str, latents: Sequence[Tensor | None]) -> Tensor | None:

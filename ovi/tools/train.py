@@ -109,7 +109,7 @@ class Trainer:
             split=step < settings.split_steps and chance < settings.split,
         )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            video, audio = losses(self.call, _moved(batch, self.device))
+            video, audio = losses(self.call, moved(batch, self.device))
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
         (video + settings.audio_weight * audio).backward()
@@ -190,7 +190,8 @@ class Trainer:
                     yield len(self.history)
 
 
-def _moved(batch: Noised, device: torch.device) -> Noised:
+def moved(batch: Noised, device: torch.device) -> Noised:
+    """Bring a batch to a device."""
     x, velocity, counts = (
         [None if tensor is None else tensor.to(device) for tensor in pair]
         for pair in (batch.x, batch.velocity, batch.counts)
