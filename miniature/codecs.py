@@ -125,13 +125,20 @@ class AudioCodec(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode [B, 20, L] → [B, 512 L]."""
+        loudness = self.over_time(self.levels(latents))
+        time = torch.arange(loudness.shape[2], device=latents.device) / RATE
+        tones = torch.sin(2 * math.pi * torch.tensor(self.bands.centres, device=latents.device)[:, None] * time)
+        return (loudness * tones).sum(1).clamp(-1, 1)
+
+    def levels(self, latents: Tensor) -> Tensor:
+        """Return the loudness that latents hold, [B, 20, L] → [B, bands, parts]."""
         bands = self.bands
         parts = rearrange(latents, "b (o p) l -> b o (l p)", p=bands.parts)
-        loudness = bands.soft * ((parts + bands.mean) / bands.gain).clamp(0, 6).expm1()
-        loudness = F.interpolate(loudness, scale_factor=bands.step, mode="linear")
-        time = torch.arange(loudness.shape[2], device=latents.device) / RATE
-        tones = torch.sin(2 * math.pi * torch.tensor(bands.centres, device=latents.device)[:, None] * time)
-        return (loudness * tones).sum(1).clamp(-1, 1)
+        return bands.soft * ((parts + bands.mean) / bands.gain).clamp(0, 6).expm1()
+
+    def over_time(self, levels: Tensor) -> Tensor:
+        """Draw lines from part to part, [B, C, parts] → [B, C, samples]."""
+        return F.interpolate(levels, scale_factor=self.bands.step, mode="linear")
 
 
 def _resized(planes: Tensor, size: tuple[int, int, int]) -> Tensor:

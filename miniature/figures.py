@@ -1,29 +1,56 @@
-"""Figures for the documentation: a clip on one page, and the course of training."""
+"""Figures for the documentation and the demo: a clip on one page, and the course of training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from miniature import measure, world
+from miniature import judge, measure, speech, world
 from ovi.spectrogram import spectrogram
 
 INK, PAPER, GRID = (40, 40, 40), (255, 255, 255), (225, 225, 225)
 MARK = (255, 90, 60)
 LINES = ((30, 100, 200), (210, 70, 40), (40, 140, 60))
 HEIGHT, MARGIN = 260, 44
+LABEL, TICK = 28, 12  # pixels of the syllables' row and of the ticks' below a clip
+FACE = 56  # columns of a frame that hold a face
 
 
 def clip(frames: Tensor, waveform: Tensor, every: int = 3, zoom: int = 2) -> Image.Image:
-    """Draw frames [T, H, W, 3] of a clip above the spectrogram of its waveform [samples], on one time axis.
+    """Draw frames [T, H, W, 3] of the ball above the spectrogram of its waveform [samples], on one time axis.
 
     A frame's middle stands at its time. Lines through both mark bounces, ticks below mark onsets.
     """
-    shown = frames[::every, :, world.LEFT - 4 : world.RIGHT + 4].clamp(0, 1).mul(255).round().byte().numpy()
+    page, place = _page(frames[:, :, world.LEFT - 4 : world.RIGHT + 4], waveform, every, zoom, gap=0)
+    _mark(page, map(place, measure.bounces(frames)), map(place, measure.onsets(waveform)))
+    return page
+
+
+def talk(frames: Tensor, waveform: Tensor, clip: judge.Observation, every: int = 3, zoom: int = 2) -> Image.Image:
+    """Draw frames [T, H, W, 3] of a face above the spectrogram of its waveform [samples], on one time axis.
+
+    Lines through both mark the vowels of the syllables that are heard, which stand beside them; ticks below mark where
+    the mouth opens.
+    """
+    middle = round(speech.SIDES[clip.seen.look[2]])
+    left = min(max(0, middle - FACE // 2), speech.WIDTH - FACE)
+    page, place = _page(frames[:, :, left : left + FACE], waveform, every, zoom, gap=LABEL)
+    _mark(page, map(place, clip.heard.onsets), map(place, clip.seen.openings))
+    pen = ImageDraw.Draw(page)
+    for time, syllable in zip(clip.heard.onsets, clip.heard.syllables, strict=True):
+        pen.text((place(time) + 6, zoom * frames.shape[1] + 2), syllable, fill=INK, font_size=LABEL - 8)
+    return page
+
+
+def _page(
+    frames: Tensor, waveform: Tensor, every: int, zoom: int, gap: int
+) -> tuple[Image.Image, Callable[[float], float]]:
+    """Draw some frames above a spectrogram, with a gap of some pixels; return where a time stands across the page."""
+    shown = frames[::every].clamp(0, 1).mul(255).round().byte().numpy()
     strip = Image.fromarray(np.concatenate(list(shown), axis=1))
     strip = strip.resize((strip.width * zoom, strip.height * zoom), Image.Resampling.BICUBIC)
     seconds = len(shown) * every / world.FPS
@@ -31,18 +58,20 @@ def clip(frames: Tensor, waveform: Tensor, every: int = 3, zoom: int = 2) -> Ima
     lead, samples = round(begin * world.RATE), round(seconds * world.RATE)
     spectrum = spectrogram(F.pad(waveform, (lead, samples - lead - len(waveform)))[None, None], world.RATE)[0]
     height = 96 * zoom
-    page = Image.new("RGB", (strip.width, strip.height + height + 12), PAPER)
+    page = Image.new("RGB", (strip.width, strip.height + gap + height + TICK), PAPER)
     page.paste(strip, (0, 0))
     drawn = Image.fromarray(spectrum.mul(255).byte().numpy()).resize((strip.width, height))
-    page.paste(drawn, (0, strip.height))
+    page.paste(drawn, (0, strip.height + gap))
+    return page, lambda time: (time + begin) / seconds * page.width
+
+
+def _mark(page: Image.Image, lines: Iterable[float], ticks: Iterable[float]) -> None:
+    """Draw lines through a page and ticks below it, at places across it."""
     pen = ImageDraw.Draw(page)
-    for time in measure.bounces(frames):
-        x = (time + begin) / seconds * page.width
-        pen.line([(x, 0), (x, page.height - 12)], fill=MARK)
-    for time in measure.onsets(waveform):
-        x = (time + begin) / seconds * page.width
-        pen.line([(x, page.height - 10), (x, page.height)], fill=INK, width=3)
-    return page
+    for x in lines:
+        pen.line([(x, 0), (x, page.height - TICK)], fill=MARK)
+    for x in ticks:
+        pen.line([(x, page.height - TICK + 2), (x, page.height)], fill=INK, width=3)
 
 
 def curves(log: Sequence[Mapping[str, float]], title: str, names: Sequence[str]) -> Image.Image:

@@ -18,7 +18,7 @@ from . import lips, recogniser, speech
 from .lips import LOOKS, Seen, Sync
 
 FAST = sum(speech.PACES.values()) / len(speech.PACES)  # seconds between vowels: less is fast
-DECODED = 32  # clips that are decoded at once
+DECODED = 8  # clips that are decoded at once: with more, memory is what takes the time
 
 
 @dataclass(frozen=True)

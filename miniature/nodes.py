@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import WEIGHTS
-from .codecs import BELLS, RATE, SPEECH, AudioCodec, Bands, VideoCodec
+from .codecs import RATE, AudioCodec, VideoCodec
+from .voice import VoiceCodec
 
-WORLDS = {"ball": ("umt5.safetensors", BELLS), "talking": ("umt5_talking.safetensors", SPEECH)}
+WORLDS = {"ball": ("umt5.safetensors", AudioCodec), "talking": ("umt5_talking.safetensors", VoiceCodec)}
 MIN_TOKENS = 32  # to which texts are padded: as many as the miniature reads
 
 
@@ -41,11 +42,11 @@ class VideoModel(nn.Module):
 
 
 class AudioModel(nn.Module):
-    """The audio codec on waveforms with channels."""
+    """An audio codec on waveforms with channels, the ball's unless another is given."""
 
-    def __init__(self, bands: Bands = BELLS) -> None:
+    def __init__(self, codec: AudioCodec | None = None) -> None:
         super().__init__()
-        self.codec = AudioCodec(bands)
+        self.codec = codec or AudioCodec()
 
     def encode(self, waveforms: Tensor) -> Tensor:
         """Encode the mean of the channels, [B, channels, samples] → [B, 20, L]."""
@@ -66,9 +67,9 @@ def video_vae() -> comfy.sd.VAE:
     return vae
 
 
-def audio_vae(bands: Bands = BELLS) -> comfy.sd.VAE:
-    """Return the audio codec as a VAE of ComfyUI."""
-    vae = _vae(AudioModel(bands), channels=20, dim=1, output=1)
+def audio_vae(codec: AudioCodec | None = None) -> comfy.sd.VAE:
+    """Return an audio codec as a VAE of ComfyUI, the ball's unless another is given."""
+    vae = _vae(AudioModel(codec), channels=20, dim=1, output=1)
     vae.audio_sample_rate = RATE
     vae.upscale_ratio = vae.downscale_ratio = 512
     vae.process_input = vae.process_output = lambda waveforms: waveforms
@@ -183,7 +184,7 @@ class OviMiniatureAudioVAE(io.ComfyNode):
     @classmethod
     def execute(cls, world: str = "ball") -> io.NodeOutput:
         """Return the VAE."""
-        return io.NodeOutput(audio_vae(WORLDS[world][1]))
+        return io.NodeOutput(audio_vae(WORLDS[world][1]()))
 
 
 class Miniature(ComfyExtension):

@@ -1,8 +1,8 @@
 """The recogniser of the talking world: which syllables are heard in a clip, when, and in which voice.
 
 The best path through the phones of a syllable (Viterbi), each of which lasts for some parts of the audio codec and has
-a Gaussian of the levels of its bands for each voice. These come from true clips, through the codec. Waveforms are
-[N, samples] at 16 kHz, times seconds.
+a Gaussian of the levels of its bands for each voice. These come from true clips, through the codec, and are written by
+`python -m miniature.recogniser`. Waveforms are [N, samples] at 16 kHz, times seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from . import WEIGHTS, speech
@@ -153,3 +153,7 @@ def _labels(scene: speech.Scene, parts: int) -> Tensor:
             mark(onset - 0.026, onset - 0.008, PHONES.index("t"))
         mark(onset + 0.012, offset - 0.012, PHONES.index(vowel))
     return labels
+
+
+if __name__ == "__main__":
+    save_file(statistics([speech.scene(seed) for seed in range(CLIPS)]), STATISTICS)

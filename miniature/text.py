@@ -2,7 +2,7 @@
 
 Random attention loses the order of the words. In the talking world each head therefore looks at one place, some words
 before or after a word's own. Its tokenizer has a token for each word that stands between spaces, so that every syllable
-is one token, and none is found in "small" or "says".
+is one token, and none is found in "small" or "says". `python -m miniature.text` writes its file.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
 
-from miniature import speech, world
+from miniature import WEIGHTS, speech, world
 from miniature.initial import CONFIG
 
 PADDING, END, UNKNOWN = 0, 1, 2  # tokens
@@ -127,3 +128,7 @@ def _bucket(distance: Tensor) -> Tensor:
     far = distance.abs().clamp(min=EXACT) / EXACT
     far = EXACT + (far.log() / math.log(FARTHEST / EXACT) * (BUCKETS - EXACT)).long().clamp(max=BUCKETS - EXACT - 1)
     return torch.where(distance.abs() < EXACT, distance.abs(), far) + BUCKETS * (distance > 0)
+
+
+if __name__ == "__main__":
+    save_file(talking_weights(), WEIGHTS / "umt5_talking.safetensors")
