@@ -61,13 +61,14 @@ def comfy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The one ComfyUI server of the process, with tiny random weights in its folder of models."""
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one ComfyUI server of the process, on a card or the CPU, with tiny random weights in its folder of models."""
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     base = tmp_path_factory.mktemp("server")
     tiny.everything(base / "models")
-    with Server(Path(COMFYUI), base, "--cpu") as running:
+    options = () if request.config.getoption("--device") == "cuda" else ("--cpu",)
+    with Server(Path(COMFYUI), base, *options) as running:
         yield running
     shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions
 
