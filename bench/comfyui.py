@@ -17,8 +17,8 @@ from ovi.config import OviConfig
 from ovi.model import Attention, OviModel
 
 
-def start() -> None:
-    """Put the ComfyUI of COMFYUI_PATH on the path and set it to the CPU and PyTorch's attention.
+def start(device: str = "cpu") -> None:
+    """Put the ComfyUI of COMFYUI_PATH on the path and set it to a device, "cpu" or "cuda", and PyTorch's attention.
 
     Raises SystemExit where COMFYUI_PATH is not set.
     """
@@ -27,7 +27,7 @@ def start() -> None:
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = device == "cpu"
     args.use_pytorch_cross_attention = True
     importlib.import_module("comfy.ldm.wan.model")  # now: within a trace, what it makes on import would be fake
 

@@ -77,10 +77,11 @@ def main() -> None:
     parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
-    comfyui.start()
+    comfyui.start(args.device)
     from bench.rows import reference_rows, rows, sampled, synchrony_rows
     from miniature.nodes import text_encoder
     from ovi import native

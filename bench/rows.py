@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
@@ -224,6 +225,6 @@ def _run(
         seed=seed,
         disable_pbar=True,
     )
-    video, audio = out.unbind()
+    video, audio = out.to(comfy.model_management.intermediate_device()).unbind()
     frames = nodes.VideoModel().decode(video).movedim(1, -1) / 2 + 0.5
     return frames, nodes.AudioModel().decode(audio)[:, 0]

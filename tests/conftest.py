@@ -18,13 +18,19 @@ import soundfile
 from playwright.sync_api import Page
 
 from support import GOLDEN, ROOT, browser, tiny
-from support.comfy_host import Host
+from support.comfy_host import DEVICES, Host
 from support.comfy_server import Server
 
 COMFYUI = os.environ.get("COMFYUI_PATH")
 
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the choice of the device that ComfyUI computes on."""
+    parser.addoption("--device", choices=DEVICES, default="cpu", help="that ComfyUI computes on; needs tests/comfyui")
+    parser.addoption("--dynamic-vram", action="store_true", help="on cuda: weights move as ComfyUI moves them there")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -46,21 +52,23 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfy(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """Real ComfyUI in this process, with the pack loaded."""
+def comfy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Real ComfyUI in this process, with the pack loaded, on the device of `--device`."""
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
-    return Host(Path(COMFYUI), tmp_path_factory.mktemp("comfyui"))
+    device, dynamic_vram = (request.config.getoption(name) for name in ("--device", "--dynamic-vram"))
+    return Host(Path(COMFYUI), tmp_path_factory.mktemp("comfyui"), device, dynamic_vram=dynamic_vram)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The one ComfyUI server of the process, with tiny random weights in its folder of models."""
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The one ComfyUI server of the process, on a card or the CPU, with tiny random weights in its folder of models."""
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     base = tmp_path_factory.mktemp("server")
     tiny.everything(base / "models")
-    with Server(Path(COMFYUI), base, "--cpu") as running:
+    options = () if request.config.getoption("--device") == "cuda" else ("--cpu",)
+    with Server(Path(COMFYUI), base, *options) as running:
         yield running
     shutil.rmtree(running.models)  # 0.6 GB, which pytest would keep for three sessions
 

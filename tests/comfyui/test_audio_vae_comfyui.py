@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from ovi import media
 from support.golden_audio import published_vae, published_vocoder
+from support.sampling import on_cpu
 
 pytestmark = pytest.mark.comfyui
 
@@ -44,11 +45,19 @@ def vae(comfy, folder):
 
 
 def close(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=1e-5)
+
+
+def loaded_model(vae):
+    """The model of a VAE, on the device that ComfyUI runs it on."""
+    from comfy import model_management
+
+    model_management.load_models_gpu([vae.patcher])
+    return vae.first_stage_model
 
 
 def test_every_tensor_comes_from_the_files(vae, expected):
-    loaded = vae.get_sd()
+    loaded = on_cpu(vae.get_sd())
     assert len(loaded) == 727
     for check in (key for key in expected if key.startswith("weightcheck.")):
         key = check.removeprefix("weightcheck.").removesuffix(".first16")
@@ -59,18 +68,18 @@ def test_every_tensor_comes_from_the_files(vae, expected):
 def test_decode_gives_the_reference_s_wave(vae, expected):
     latent = expected["in.latent"]
     close(vae.decode(latent).movedim(-1, 1), expected["out.wave_44k1_torchaudio_resample"])
-    model = vae.first_stage_model
+    model = loaded_model(vae)
     with torch.inference_mode():
-        mel = model.vae.decode(latent)
+        mel = model.vae.decode(latent.to(vae.device))
         close(mel, expected["out.mel_decoded"])
         close(model.vocoder(mel), expected["out.wave_16k"])
 
 
 def test_encode_gives_the_reference_s_latent(vae, expected):
-    model = vae.first_stage_model
+    model, wave = loaded_model(vae), expected["in.wave_16k"].to(vae.device)
     with torch.inference_mode():
-        close(model.mel_converter(expected["in.wave_16k"]), expected["out.mel_of_wave"])
-        latent = model.encode_audio(expected["in.wave_16k"])
+        close(model.mel_converter(wave), expected["out.mel_of_wave"])
+        latent = model.encode_audio(wave)
     close(latent.mean, expected["out.enc_mean"])
     close(latent.logvar, expected["out.enc_logvar"])
 
@@ -87,9 +96,10 @@ def test_a_voice_as_ovi_person_encodes_it(comfy, vae, golden, name, rate, second
     cut_out = media.cut(audio, 1.0, seconds, 16000, "voice")
     assert cut_out.shape == wave.shape
     with torch.inference_mode():
-        heard = vae.first_stage_model.mel_converter(cut_out[None])[0]
+        model, wave = loaded_model(vae), cut_out[None].to(vae.device)
+        heard = model.mel_converter(wave)[0].cpu()
         encoded = comfy.module("ovi.native.vae").encode_voice(vae, audio, 1.0, seconds)[0].mT
-        assert torch.equal(encoded, vae.first_stage_model.encode_audio(cut_out[None]).mean[0].mT)
+        assert torch.equal(encoded, model.encode_audio(wave).mean[0].mT.cpu())
     assert encoded.shape == latent.shape
     if same_resampler:
         close(cut_out, wave)
@@ -123,8 +133,8 @@ def test_it_computes_in_float32(comfy, folder, expected, monkeypatch, flag):
 
 def test_comfyui_can_load_it_afresh(vae):
     reload, paths = vae.patcher.cached_patcher_init
-    fresh = reload(*paths, disable_dynamic=True).model.state_dict()
-    loaded = vae.get_sd()
+    fresh = on_cpu(reload(*paths, disable_dynamic=True).model.state_dict())
+    loaded = on_cpu(vae.get_sd())
     assert all(torch.equal(fresh[key], loaded[key]) for key in loaded)
 
 

@@ -1,6 +1,8 @@
-"""The models that the bench compares are made and called as it does."""
+"""The models that the bench compares are made and called as it does, and a device is measured as it does."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -24,3 +26,13 @@ def test_ovi_as_the_bench_runs_it(comfy, x):
         for got, expected in zip(native(given, *rest), plain(given, *rest), strict=True):
             assert (got is None) == (expected is None)
             assert got is None or torch.allclose(got, expected, atol=1e-5)
+
+
+def test_the_bench_of_a_device(comfy, vae):
+    """Each row of both tables, of a tiny model and a tiny VAE: the CPU's memory is not counted."""
+    from bench import device
+
+    rows = list(device.passes(golden_model.load().config, torch.device("cpu"), [(64, 64, 5)]))
+    rows.append(device.decoding(vae, torch.randn(1, 48, 2, 4, 4), "video", turns=1))
+    for row, name in zip(rows, ("64 x 64 x 5, batch 1", "64 x 64 x 5, batch 2", "video"), strict=True):
+        assert re.fullmatch(rf"\| {name} \|( float32 \|)? \d+\.\d\d s \| not counted (\| \d+\.\d\d GB ){{1,2}}\|", row)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ovi.model import OviModel
 from support import golden_model, tiny
-from support.sampling import error
+from support.sampling import error, forward
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("inference")]
 
@@ -69,11 +69,6 @@ def with_metadata(parts):
     return [(sd, golden_model.metadata()) for sd in parts]
 
 
-def run(model, x):
-    """The output of a MODEL's diffusion model."""
-    return model.model.diffusion_model(*x, audio_context=x[2])
-
-
 def plain(sd):
     """The golden model in plain PyTorch, in float32 and with other weights."""
     model = OviModel(golden_model.load().config)
@@ -94,19 +89,19 @@ def original(x):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(load, x, layout):
-    expected = run(load(*with_metadata([SD])), x)
-    assert_same(run(load(*with_metadata(LAYOUTS[layout])), x), expected)
+    expected = forward(load(*with_metadata([SD])), *x)
+    assert_same(forward(load(*with_metadata(LAYOUTS[layout])), *x), expected)
 
 
 def test_the_original_is_the_plain_model(load, x, original):
-    assert error(run(load(*with_metadata([SD])), x), original) < 1e-6
+    assert error(forward(load(*with_metadata([SD])), *x), original) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_files(load, x, dtype):
     halves = {key: tensor.to(dtype) for key, tensor in SD.items()}
     expected = plain({key: tensor.float() for key, tensor in halves.items()})(*x)
-    assert error(run(load(*with_metadata([halves])), x), expected) < 1e-6
+    assert error(forward(load(*with_metadata([halves])), *x), expected) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
@@ -114,7 +109,7 @@ def test_fp8_without_scales(load, x, dtype):
     """As published: everything but norms and biases."""
     cast = {k: t.to(torch.bfloat16 if "norm" in k or k.endswith("bias") else dtype) for k, t in SD.items()}
     expected = plain({key: tensor.float() for key, tensor in cast.items()})(*x)
-    assert error(run(load(*with_metadata([cast])), x), expected) < 1e-6
+    assert error(forward(load(*with_metadata([cast])), *x), expected) < 1e-6
 
 
 # By format: arguments of its quantisation.
@@ -170,7 +165,7 @@ def int8_rows(linear, args):
 def test_quantised(load, x, original, name):
     """The output is that of the dequantised weights, with what core itself does to an int8 layer's input."""
     stored, dequantised = quantise(name)
-    got = run(load(*with_metadata([stored])), x)
+    got = forward(load(*with_metadata([stored])), *x)
     model = plain(dequantised)
     lost = error(model(*x), original)
     if name.startswith("int8"):
@@ -185,7 +180,7 @@ def test_quantised_embeddings(load, x):
     """Their width is that of the numbers that they read, of which nvfp4 holds two in a byte."""
     embeddings = ("text_embedding.0.weight", "time_embedding.0.weight")
     stored, dequantised = quantised_blocks(SD, "nvfp4", lambda key: key.endswith(embeddings))
-    assert error(run(load(*with_metadata([stored])), x), plain(dequantised)(*x)) < 1e-4
+    assert error(forward(load(*with_metadata([stored])), *x), plain(dequantised)(*x)) < 1e-4
 
 
 def to_metadata(stored):
@@ -239,17 +234,17 @@ def test_spelling_of_a_quantised_model(load, x, quantised, name, spelling):
     stored, _ = quantise(name)
     if name not in quantised:
         model = load(*with_metadata([stored]))
-        quantised[name] = (state(model), run(model, x))
+        quantised[name] = (state(model), forward(model, *x))
     files = [file if isinstance(file, tuple) else (file, {}) for file in (SPELLINGS | FP8_SPELLINGS)[spelling](stored)]
     model = load(*[(sd, golden_model.metadata() | metadata) for sd, metadata in files])
     assert state(model) == quantised[name][0]
-    assert error(run(model, x), quantised[name][1]) < 1e-6
+    assert error(forward(model, *x), quantised[name][1]) < 1e-6
 
 
 def state(model):
     """What a MODEL holds: by key, dtype and bytes."""
     sd = model.model.diffusion_model.state_dict()
-    return {key: (t.dtype, t.reshape(-1).view(torch.uint8).numpy().tobytes()) for key, t in sd.items()}
+    return {key: (t.dtype, t.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()) for key, t in sd.items()}
 
 
 @pytest.mark.parametrize("name", [None, "float8_e4m3fn", "nvfp4"])
@@ -264,7 +259,7 @@ def test_what_core_saves(comfy, load, x, tmp_path, name):
     again = load((load_file(saved), None))
     saved.unlink()
     assert state(again) == state(model)
-    assert error(run(again, x), run(model, x)) < 1e-6
+    assert error(forward(again, *x), forward(model, *x)) < 1e-6
 
 
 def test_a_format_that_this_comfyui_does_not_know(load):

@@ -103,7 +103,7 @@ def patched(model):
     from comfy.model_management import load_models_gpu, unload_all_models
 
     load_models_gpu([model])
-    sd = {key: tensor.clone() for key, tensor in model.model.diffusion_model.state_dict().items()}
+    sd = {key: tensor.cpu().clone() for key, tensor in model.model.diffusion_model.state_dict().items()}
     unload_all_models()
     return sd
 
@@ -275,7 +275,7 @@ def apply(comfy, model, sd):
 
 def weight(model, key):
     """One weight of a MODEL with its patches."""
-    return model.patch_weight_to_device(f"diffusion_model.{key}", return_weight=True)
+    return model.patch_weight_to_device(f"diffusion_model.{key}", return_weight=True).cpu()
 
 
 @pytest.mark.parametrize(

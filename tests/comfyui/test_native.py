@@ -18,10 +18,12 @@ from support.sampling import (
     count_batches,
     counted_passes,
     empty,
+    forward,
     guide,
     joint,
     ksampler,
     noise,
+    on_cpu,
     prompts,
     scaled,
     unscaled,
@@ -60,7 +62,7 @@ def test_ksampler_with_guidance_is_the_guidance_formula(comfy, model, loop):
     guided, seen = guide(comfy, model), []
 
     def spy(args):
-        seen.append((args["sigma"], *args["conds_out"]))
+        seen.append(on_cpu((args["sigma"], *args["conds_out"])))
         return args["conds_out"]
 
     guided.set_model_sampler_pre_cfg_function(spy)
@@ -229,7 +231,7 @@ def test_one_tower_alone(model, x):
     """As `bench` runs it beside ComfyUI's Wan."""
     (video, audio), timestep, text = x
     for latents in ([video, None], [None, audio]):
-        got = model.model.diffusion_model(latents, timestep, text, audio_context=text)
+        got = forward(model, latents, timestep, text)
         expected = golden_model.load()(latents, timestep, text)
         for one, other in zip(got, expected, strict=True):
             assert (one is None) == (other is None)

@@ -17,6 +17,7 @@ from support.sampling import (
     guide,
     joint,
     ksampler,
+    on_cpu,
     prompts,
     split,
     unscaled,
@@ -41,7 +42,7 @@ def steps_of(comfy, model, conds, latent=None, **options):
     seen = []
     model, batches = count_batches(model.clone())
     model.set_model_sampler_post_cfg_function(
-        lambda args: seen.append((args["input"], args["sigma"], args["denoised"])) or args["denoised"]
+        lambda args: seen.append(on_cpu([args[key] for key in ("input", "sigma", "denoised")])) or args["denoised"]
     )
     ksampler(comfy, model, conds, latent, **options)
     return seen, batches

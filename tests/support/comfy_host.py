@@ -1,6 +1,6 @@
-"""Real ComfyUI in this process, on the CPU, with this pack loaded the way ComfyUI loads it.
+"""Real ComfyUI in this process, on the CPU or another device, with this pack loaded the way ComfyUI loads it.
 
-ComfyUI reads its arguments and folders at import, so `start` runs once, before anything of ComfyUI is imported.
+ComfyUI reads its arguments and folders at import, so a `Host` is made once, before anything of ComfyUI is imported.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 from . import ROOT
 
 CORE_NODES = ("nodes_custom_sampler", "nodes_model_advanced", "nodes_video", "nodes_audio", "nodes_lt")
+DEVICES = ("cpu", "cuda", "emulated")
 
 
 class Host:
     """The running ComfyUI: its node classes, and the modules of this pack as ComfyUI imported them."""
 
-    def __init__(self, comfyui: Path, base: Path) -> None:
+    def __init__(self, comfyui: Path, base: Path, device: str = "cpu", *, dynamic_vram: bool = False) -> None:
+        """`device` is one of `DEVICES`. On a card, `dynamic_vram` moves weights as ComfyUI does there."""
         self.base = base
         self.models = base / "models"
         if str(comfyui) in sys.path:
@@ -28,13 +30,23 @@ class Host:
         sys.path.insert(0, str(comfyui))
         from comfy.cli_args import args
 
-        args.cpu = True
+        args.cpu = device != "cuda"  # the emulated device comes later
+        # On the CPU ComfyUI computes in float32. On a card it would take float16 and bfloat16, whose errors are larger
+        # than the tests' tolerances.
+        args.force_fp32 = device == "cuda"
         args.base_directory = str(base)
         for folder in ("diffusion_models", "vae", "text_encoders", "loras", "checkpoints"):
             (self.models / folder).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes").mkdir(exist_ok=True)
 
         import utils.extra_config  # noqa: F401  (first, as in main.py: importing nodes hides ComfyUI's utils)
+
+        if device == "cuda":
+            _use_card(dynamic_vram=dynamic_vram)
+        elif device == "emulated":
+            from . import emulated_comfy
+
+            emulated_comfy.adapt()
 
         import nodes  # ComfyUI's nodes.py
 
@@ -80,3 +92,24 @@ class Host:
         if hasattr(cls, "define_schema"):
             return tuple(cls.execute(**inputs).args)
         return tuple(getattr(cls(), cls.FUNCTION)(**inputs))
+
+
+def _use_card(*, dynamic_vram: bool) -> None:
+    """Put the text encoder on the card, as ComfyUI does where it is not held to float32; and load weights as it does.
+
+    Raises RuntimeError where dynamic VRAM does not start.
+    """
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    comfy.model_management.text_encoder_device = comfy.model_management.get_torch_device
+    if not dynamic_vram:
+        return
+    import comfy_aimdo.control  # as in main.py
+
+    devices = [device.index for device in comfy.model_management.get_all_torch_devices()]
+    if not (comfy_aimdo.control.init() and comfy_aimdo.control.init_devices(devices)):
+        raise RuntimeError("ComfyUI's dynamic VRAM did not start on this card.")
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map
 
 from . import golden_model
 
@@ -108,6 +109,21 @@ def windowed(comfy, model, **options):
     return model
 
 
+def on_cpu(value):
+    """Return the tensors of a value, in whatever it holds them, on the CPU: ComfyUI may compute on another device."""
+    return tree_map(lambda each: each.cpu() if isinstance(each, torch.Tensor) else each, value)
+
+
+def forward(model, latents, timestep, text):
+    """Run a MODEL's diffusion model on ComfyUI's device, both towers on one text; return the velocities on the CPU."""
+    from comfy import model_management
+
+    model_management.load_models_gpu([model])
+    latents = [each if each is None else each.to(model.load_device) for each in latents]
+    timestep, text = timestep.to(model.load_device), text.to(model.load_device)
+    return on_cpu(model.model.diffusion_model(latents, timestep, text, audio_context=text))
+
+
 def split(packed):
     """Return the video and the audio of a packed latent [B, 1, N]."""
     import comfy.utils
@@ -175,7 +191,7 @@ class TimestepSpy:
         original = inner._forward
 
         def forward(x, timestep, *args, **kwargs):
-            self.seen.append(timestep)
+            self.seen.append(on_cpu(timestep))
             return original(x, timestep, *args, **kwargs)
 
         monkeypatch.setattr(inner, "_forward", forward)
