@@ -101,7 +101,10 @@ def in_browser(session: nox.Session, module: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Run the shipped graphs and leave their clips in output/; `-- FOLDER` names a ComfyUI with the real weights."""
+    """Run the shipped graphs and leave their clips in output/.
+
+    `-- FOLDER` names a ComfyUI with the real weights, `-- --say "ma so ti"` what the miniature's face says.
+    """
     comfyui = environment(session)
     session.run(PYTHON, "-m", "authoring.demo", str(comfyui), *session.posargs, external=True)
 

@@ -1,12 +1,14 @@
 """Run two of the shipped workflows on real ComfyUI, each to an mp4 with audio in output/.
 
-python -m authoring.demo COMFYUI              the miniature's weights (docs/miniature.md), on the CPU
-python -m authoring.demo COMFYUI WEIGHTS      the weights in the ComfyUI folder WEIGHTS, the graphs unchanged
+python -m authoring.demo COMFYUI                   the miniature's weights (docs/miniature.md), on the CPU
+python -m authoring.demo COMFYUI --say "ma so ti"  only the talking face, with other syllables
+python -m authoring.demo COMFYUI WEIGHTS           the weights in the ComfyUI folder WEIGHTS, the graphs unchanged
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +26,102 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from torch import Tensor
 
-from miniature import WEIGHTS, measure, world
+from miniature import WEIGHTS, figures, judge, measure, speech, world
 from tests.support import ROOT
 from tests.support.comfy_server import Server
 
-from . import notes
-
-MODEL = "diffusion_models/" + notes.file_name(notes.FP8)  # the file that the graphs name
-LOADERS = {  # by node type: its stand-in
-    "CLIPLoader": "OviMiniatureText",
-    "VAELoader": "OviMiniatureVideoVAE",
-    "OviAudioVAELoader": "OviMiniatureAudioVAE",
+LOADERS = {  # by node type: its stand-in, and whether that has an input for the world
+    "CLIPLoader": ("OviMiniatureText", True),
+    "VAELoader": ("OviMiniatureVideoVAE", False),
+    "OviAudioVAELoader": ("OviMiniatureAudioVAE", True),
 }
-SIZE = {"width": world.WIDTH, "height": world.HEIGHT, "length": world.FRAMES}
-SETTINGS: dict[str, dict[str, Any]] = {  # by node type: what suits the miniature
-    "OviTextEncode": {"video_negative": "", "audio_negative": ""},
-    "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
-    "CFGGuider": {"cfg": 2.0},
-    "OviScheduler": {"steps": 20},
-    "EmptyOviLatent": SIZE,
-    "OviImageToVideo": SIZE,
-    "LoadImage": {"image": "ball.png"},
-}
-SCENES = {"Ovi 1 Text to Video": world.HELD_OUT, "Ovi 2 Image to Video": world.HELD_OUT + 1}  # seeds, by workflow
 OUTPUT = ROOT / "output"
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Clip:
+    """What the miniature generates with a workflow."""
+
+    world: str  # as the stand-ins name it
+    weights: Path
+    prompt: str
+    start: Tensor  # the first frame [H, W, 3] of a scene like it, for workflows that start from an image
+    describe: Callable[[Tensor, Tensor, Path], None]  # frames, waveform, and where the page goes
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return what suits the miniature, by node type."""
+        height, width, _ = self.start.shape
+        size = {"width": width, "height": height, "length": world.FRAMES}
+        return {
+            "OviModelLoader": {"model_name": self.weights.name},
+            "OviTextEncode": {"prompt": self.prompt, "video_negative": "", "audio_negative": ""},
+            "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
+            "CFGGuider": {"cfg": 2.0},
+            "OviScheduler": {"steps": 20},
+            "EmptyOviLatent": size,
+            "OviImageToVideo": size,
+            "LoadImage": {"image": "start.png"},
+        }
+
+
+def talking(syllables: Sequence[str] | None = None) -> Clip:
+    """Return a clip of a face that says these syllables, or those of a scene."""
+    scene = speech.scene(world.HELD_OUT)
+    if syllables:
+        scene = speech.retimed(dataclasses.replace(scene, syllables=tuple(syllables)), scene.seed)
+
+    def describe(frames: Tensor, waveform: Tensor, page: Path) -> None:
+        (clip,) = judge.observed(frames[None], waveform[None])
+        figures.talk(frames, waveform, clip).save(page, optimize=True)
+        heard = " ".join(clip.heard.syllables) or "nothing"
+        print(f"    the prompt says {' '.join(scene.syllables)}, the recogniser hears {heard}")
+        print(f"    {page.relative_to(ROOT)} shows the frames above the spectrogram, with the syllables")
+
+    return Clip("talking", WEIGHTS / "talking.safetensors", scene.caption, speech.frames([scene])[0, 0], describe)
+
+
+def bouncing() -> Clip:
+    """Return a clip of a ball."""
+    scene = world.scene(world.HELD_OUT + 1)
+
+    def describe(frames: Tensor, waveform: Tensor, page: Path) -> None:
+        seen, heard = measure.bounces(frames), measure.onsets(waveform)
+        print(f"    the ball hits the floor at {listed(seen)} s, the bell rings at {listed(heard)} s")
+
+    return Clip("ball", WEIGHTS / "ovi_miniature.safetensors", scene.caption, world.frames(scene)[0], describe)
+
+
+def said(text: str) -> list[str]:
+    """Read the syllables of `--say`.
+
+    Raises ValueError where they are too few or too many, or others than the miniature knows.
+    """
+    syllables = text.split()
+    if len(syllables) not in speech.COUNTS or not set(syllables) <= set(speech.SYLLABLES):
+        raise ValueError(
+            f"The miniature says {min(speech.COUNTS)} to {max(speech.COUNTS)} of the syllables "
+            f'{", ".join(speech.SYLLABLES)}, not {text!r}: write, for instance, --say "ma so ti".'
+        )
+    return syllables
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Start ComfyUI, run the workflows through comfy-cli, and describe the clips."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path, help="the folder of the ComfyUI to run")
     parser.add_argument("weights", type=Path, nargs="?", help="a ComfyUI folder whose models/ holds the real weights")
-    args = parser.parse_args()
+    parser.add_argument("--say", help="what the miniature's face says, 3 to 5 syllables")
+    args = parser.parse_args(argv)
+    if args.say is not None and args.weights:
+        parser.error("--say is for the miniature: leave out the folder of the real weights.")
+    try:
+        clips = {"Ovi 1 Text to Video": talking(None if args.say is None else said(args.say))}
+    except ValueError as error:
+        parser.error(str(error))
+    if args.say is None:
+        clips["Ovi 2 Image to Video"] = bouncing()
     OUTPUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -62,40 +129,44 @@ def main() -> None:
             options = ["--models-directory", str(args.weights.resolve() / "models")]
         else:
             options = ["--cpu"]
-            print("The miniature stands in for Ovi (docs/miniature.md): all it can generate is a bouncing ball.")
-            (base / "models" / MODEL).parent.mkdir(parents=True)
-            shutil.copy(WEIGHTS / "ovi_miniature.safetensors", base / "models" / MODEL)
+            print("The miniature stands in for Ovi (docs/miniature.md): it knows a talking face and a bouncing ball.")
+            models = base / "models" / "diffusion_models"
+            models.mkdir(parents=True)
+            for clip in clips.values():
+                shutil.copy(clip.weights, models)
         with Server(args.comfyui, base, *options) as server:
-            for title in SCENES:
-                workflow = ROOT / "workflows" / f"{title}.json"
-                print(f"\n{workflow.relative_to(ROOT)}")
-                started = time.monotonic()
-                graph = workflow if args.weights else fitted(server, workflow, base)
-                comfy_cli(server, base, "--workflow", str(graph), "--wait", "--timeout", "3600")
-                saved = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
-                clip = Path(shutil.copy(saved, OUTPUT / f"{title}.mp4"))
-                frames = describe(clip, base / "audio.wav", time.monotonic() - started)
-                if not args.weights:
-                    wave = torch.from_numpy(soundfile.read(base / "audio.wav", dtype="float32")[0])
-                    seen, heard = measure.bounces(torch.from_numpy(frames) / 255), measure.onsets(wave)
-                    print(f"    the ball hits the floor at {listed(seen)} s, the bell rings at {listed(heard)} s")
+            for title, clip in clips.items():
+                run(server, base, title, None if args.weights else clip)
 
 
-def fitted(server: Server, workflow: Path, folder: Path) -> Path:
+def run(server: Server, base: Path, title: str, clip: Clip | None) -> None:
+    """Run a workflow, as it is or fitted to a clip of the miniature; copy the video to output/ and describe it."""
+    workflow = ROOT / "workflows" / f"{title}.json"
+    print(f"\n{workflow.relative_to(ROOT)}")
+    started = time.monotonic()
+    graph = fitted(server, workflow, base, clip) if clip else workflow
+    comfy_cli(server, base, "--workflow", str(graph), "--wait", "--timeout", "3600")
+    saved = max((base / "output").rglob("*.mp4"), key=lambda path: path.stat().st_mtime)
+    video = Path(shutil.copy(saved, OUTPUT / f"{title}.mp4"))
+    frames = describe(video, base / "audio.wav", time.monotonic() - started)
+    if clip:
+        waveform = torch.from_numpy(soundfile.read(base / "audio.wav", dtype="float32")[0])
+        clip.describe(torch.from_numpy(frames) / 255, waveform, OUTPUT / f"{title}.png")
+
+
+def fitted(server: Server, workflow: Path, folder: Path, clip: Clip) -> Path:
     """Write a workflow as a prompt for the miniature; print what was changed."""
     answer = comfy_cli(server, folder, "--workflow", str(workflow), "--print-prompt", json_answer=True)
     prompt = json.loads(answer)["data"]["prompt"]
-    scene = world.scene(SCENES[workflow.stem])
-    first = world.frames(scene)[0].mul(255).round().byte().numpy()
-    Image.fromarray(first).save(folder / "input" / "ball.png")
-    print(f"  prompt: {scene.caption}\n  changed to fit the miniature:")
+    Image.fromarray(clip.start.mul(255).round().byte().numpy()).save(folder / "input" / "start.png")
+    print(f"  prompt: {clip.prompt}\n  changed to fit the miniature:")
     for node in prompt.values():
         kind = node["class_type"]
         if kind in LOADERS:
-            node.update(class_type=LOADERS[kind], inputs={})
-            print(f"    {kind} -> {LOADERS[kind]}")
-        settings = SETTINGS.get(kind, {}) | ({"prompt": scene.caption} if kind == "OviTextEncode" else {})
-        for name, value in settings.items():
+            loader, has_world = LOADERS[kind]
+            node.update(class_type=loader, inputs={"world": clip.world} if has_world else {})
+            print(f"    {kind} -> {loader}{', world ' + repr(clip.world) if has_world else ''}")
+        for name, value in clip.settings().get(kind, {}).items():
             print(f"    {kind} {name}: {str(node['inputs'][name])[:40]!r} -> {value!r}")
             node["inputs"][name] = value
     path = folder / f"{workflow.stem}.api.json"

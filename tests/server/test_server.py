@@ -42,7 +42,10 @@ def test_a_workflow_saves_a_clip_with_audio(server, name):
 
 def test_the_demo_s_loaders_are_there(server):
     """ComfyUI loads the miniature by its folder alone, with nothing of the project on the path."""
-    assert {f"OviMiniature{what}" for what in ("Text", "VideoVAE", "AudioVAE")} <= server.get("/object_info").keys()
+    nodes = server.get("/object_info")
+    assert {f"OviMiniature{what}" for what in ("Text", "VideoVAE", "AudioVAE")} <= nodes.keys()
+    for what in ("Text", "AudioVAE"):
+        assert "world" in nodes[f"OviMiniature{what}"]["input"]["optional"]
 
 
 def test_memory_returns(server):
