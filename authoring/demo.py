@@ -79,7 +79,7 @@ def talking(syllables: Sequence[str] | None = None) -> Clip:
         print(f"    the prompt says {' '.join(scene.syllables)}, the recogniser hears {heard}")
         print(f"    {page.relative_to(ROOT)} shows the frames above the spectrogram, with the syllables")
 
-    return Clip("talking", WEIGHTS / "talking.safetensors", scene.caption, speech.frames([scene])[0, 0], describe)
+    return Clip("talking", WEIGHTS / "ovi_talking.safetensors", scene.caption, speech.frames([scene])[0, 0], describe)
 
 
 def bouncing() -> Clip:
