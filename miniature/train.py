@@ -186,9 +186,9 @@ def run(
     trainer: Trainer,
     name: str,
     every: int,
-    grow: int,
-    samples: Sequence[Samples],
     measured: Callable[[], dict[str, float]],
+    grow: int = 0,
+    samples: Sequence[Samples] = (),
 ) -> None:
     """Train, or resume training, with a saved state and a line of losses and of what is `measured` `every` few steps.
 
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def gaps() -> dict[str, float]:
         return {f"gap {sigmas}": gap(trainer.model, held_out, sigmas) for sigmas in GAPS}
 
-    run(trainer, "", EVERY, GROW, [train, held_out], gaps)
+    run(trainer, "", EVERY, gaps, GROW, [train, held_out])
     write(trainer, WEIGHTS / "ovi_miniature.safetensors")
     lines = [json.loads(line) for line in (CACHE / "log.jsonl").read_text().splitlines()]
     figures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)

@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def shares() -> dict[str, float]:
         return dict(zip(("colour", "pitch"), followed(trainer.model, held_out), strict=True))
 
-    train.run(trainer, "references_", EVERY, GROW, [trained_on], shares)
+    train.run(trainer, "references_", EVERY, shares, GROW, [trained_on])
     tool.write(trainer, WEIGHTS / "references_lora.safetensors", {})
 
 

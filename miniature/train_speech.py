@@ -1,7 +1,7 @@
 """Training of the miniature that speaks: `python -m miniature.train_speech --help`.
 
-The audio tower learns to speak alone, as in the paper, at first mostly in clips of one or two syllables. Then both
-towers are trained together. .cache/miniature holds what can be computed again, as for `miniature.train`.
+The audio tower learns to speak alone, as in the paper; then both towers are trained together. .cache/miniature holds
+what can be computed again, as for `miniature.train`.
 """
 
 from __future__ import annotations
@@ -20,63 +20,52 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from miniature import WEIGHTS, initial_speech, judge, recogniser, speech, text, world
+from miniature import WEIGHTS, initial, judge, recogniser, speech, text, world
 from miniature.codecs import SPEECH, AudioCodec
 from miniature.train import CACHE, run, write
-from ovi import sampling
+from ovi import geometry, sampling
 from ovi.flow import Noised, Sample, Settings, noised
 from ovi.model import OviModel
 from ovi.tools.train import Trainer, check_device, moved
 
+CONFIG = dataclasses.replace(initial.CONFIG, video_ffn_dim=80, audio_ffn_dim=80)  # small, for files of 32 MB in all
+ROWS = speech.HEIGHT // geometry.SIZE_MULTIPLE
 TEXT_ENCODER = WEIGHTS / "umt5_talking.safetensors"
 CLIPS, HELD_OUT = 16_384, 128
 PART = 64  # clips that a process makes at once
-SHORT_COUNTS = 1, 2  # syllables of a short clip
-PLACES = range(9, 14)  # the rows of five syllables in a text
 WORDLESS = 8  # one of so many clips is trained without its syllables in the prompt
-GROW = 0.35  # share of the audio tower's steps in which three of four clips are short
 GAP_SIGMA = 0.8
 SHOWN, SHOWN_STEPS, SHOWN_CFG = 32, 8, 2.0  # held-out clips that are generated for a line of the log, and how
 EVERY = 500  # steps between two lines of the log, each with its saved state
 
-SETTINGS = Settings(batch=64, lr=1e-3, warmup=100, cooldown=0.25, shift=3.0, first_frame=0.0)
+ALONE = Settings(batch=64, lr=1e-3, warmup=100, cooldown=0.25, shift=3.0, first_frame=0.0)
 JOINT = dataclasses.replace(
-    SETTINGS, first_frame=0.1, given_audio=0.1, given_video=0.15, cut=0.07, split=0.3, split_steps=3000
+    ALONE, first_frame=0.1, given_audio=0.15, given_video=0.25, cut=0.07, split=0.3, split_steps=3000
 )
 
 
 class Samples:
-    """The training samples of scenes, in memory: with all of their syllables, or mostly short ones if not `whole`.
-
-    `latents` are the "video" and the "audio" of the scenes, and the audio of "short" clips. With `video` they train
-    both towers, else the audio tower alone.
-    """
+    """The training samples of scenes, in memory: with `video` for both towers, else for the audio tower alone."""
 
     def __init__(self, seeds: Sequence[int], latents: Mapping[str, Tensor], *, video: bool) -> None:
-        weights = load_file(TEXT_ENCODER)
         self.latents, self.video = latents, video
-        self.scenes = [speech.scene(seed) for seed in seeds]
-        captions = [each.wordless if i % WORDLESS == 0 else each.caption for i, each in enumerate(self.scenes)]
-        self.texts = text.contexts(captions, weights).half()
-        self.short = text.contexts([speech.scene(seed, SHORT_COUNTS).caption for seed in seeds], weights).half()
-        self.whole = True
+        scenes = [speech.scene(seed) for seed in seeds]
+        captions = [each.wordless if i % WORDLESS == 0 else each.caption for i, each in enumerate(scenes)]
+        self.texts = text.contexts(captions, load_file(TEXT_ENCODER)).half()
 
     def __len__(self) -> int:
-        return len(self.scenes)
+        return len(self.texts)
 
     def __getitem__(self, index: int, /) -> Sample:
-        if not self.whole and index % 4:
-            return Sample(None, self.latents["short"][index], self.short[index])
         video = self.latents["video"][index] if self.video else None
         return Sample(video, self.latents["audio"][index], self.texts[index])
 
 
 def latents(seeds: Sequence[int]) -> dict[str, Tensor]:
-    """Return the latents of scenes and of their short clips."""
+    """Return the latents of scenes."""
     torch.set_num_threads(1)  # several processes do this at once
     video, audio = speech.latents([speech.scene(seed) for seed in seeds])
-    short = speech.audio_latents([speech.scene(seed, SHORT_COUNTS) for seed in seeds])
-    return {name: latent.half() for name, latent in (("video", video), ("audio", audio), ("short", short))}
+    return {"video": video.half(), "audio": audio.half()}
 
 
 def stored(path: Path, seeds: Sequence[int], processes: int) -> dict[str, Tensor]:
@@ -107,16 +96,15 @@ class Held:
     def shown(self, trainer: Trainer, *, video: bool) -> dict[str, float]:
         """Return what a line of the log says of a trainer's averaged weights."""
         model = averaged(trainer)
-        seen, heard = self.sampled(model, SHOWN, SHOWN_STEPS, SHOWN_CFG, video=video)
         some = self.scenes[:SHOWN]
+        seen, heard = self.sampled(model, SHOWN, video=video)
         if seen is not None:
             report = judge.report(some, judge.observe(seen, heard), self.others)
-            measured = {name: report[name] for name in ("syllables", "vowels", "correlation", "to_vowel_ms")}
+            measured = {name: report[name] for name in ("syllables", "correlation", "to_vowel_ms", "to_opening_ms")}
         else:
             said = recogniser.hear(AudioCodec(SPEECH).to(heard.device).decode(heard))
             words = [judge.compare(one.syllables, scene.syllables) for one, scene in zip(said, some, strict=True)]
-            count = sum(len(scene.syllables) for scene in some)
-            measured = {"syllables": sum(one.errors for one in words) / count}
+            measured = {"syllables": sum(one.errors for one in words) / sum(len(scene.syllables) for scene in some)}
         return self.gaps(model, video=video) | measured
 
     @torch.no_grad()
@@ -134,54 +122,18 @@ class Held:
         return gaps | {"video gap": loss(x[0].roll(1, 0), self.own) / own - 1} if video else gaps
 
     @torch.no_grad()
-    def sampled(
-        self, model: OviModel, count: int, steps: int, cfg: float, *, video: bool
-    ) -> tuple[Tensor | None, Tensor]:
+    def sampled(self, model: OviModel, count: int, *, video: bool) -> tuple[Tensor | None, Tensor]:
         """Generate the latents of the first `count` scenes by Euler's method; without `video` the audio's alone."""
         x = [self.noise[0][:count] if video else None, self.noise[1][:count]]
         texts = [model.embed_texts(x, context) for context in (self.own[:count], self.empty.expand(count, -1, -1))]
-        for sigma, after in pairwise(sampling.flow_sigmas(steps, solver="euler").tolist()):
+        for sigma, after in pairwise(sampling.flow_sigmas(SHOWN_STEPS, solver="euler").tolist()):
             timestep = torch.full((count,), 1000 * sigma, device=self.own.device)
             positive, negative = (model.velocities(x, timestep, each) for each in texts)
             x = [
-                None if latent is None else latent + (after - sigma) * (without + cfg * (with_text - without))
+                None if latent is None else latent + (after - sigma) * (without + SHOWN_CFG * (with_text - without))
                 for latent, with_text, without in zip(x, positive, negative, strict=True)
             ]
         return x[0], x[1]
-
-
-def audio_tower(
-    name: str,
-    train: Mapping[str, Tensor],
-    held: Held,
-    steps: int,
-    device: torch.device,
-    *,
-    clock: bool = True,
-    words: bool = True,
-    short: bool = True,
-) -> OviModel:
-    """Train the audio tower alone, or resume it; return the model with its averaged weights.
-
-    Without `clock`, `words` or `short` clips it does so without what they help with.
-    """
-    some = [scene.caption for scene in map(speech.scene, range(4 * HELD_OUT)) if len(scene.syllables) == len(PLACES)]
-    texts = text.contexts(some, load_file(TEXT_ENCODER))
-    model = initial_speech.new_model(texts, PLACES, clock=clock, words=words).to(device)
-    samples = Samples(range(len(train["audio"])), train, video=False)
-    trainer = Trainer(model, samples, SETTINGS, steps, empty=held.empty[0].cpu())
-    trained(trainer, name, round(GROW * steps) if short else 0, samples, held)
-    return averaged(trainer)
-
-
-def both_towers(
-    name: str, model: OviModel, train: Mapping[str, Tensor], held: Held, settings: Settings, steps: int
-) -> Trainer:
-    """Train both towers of a model, or resume it."""
-    samples = Samples(range(len(train["audio"])), train, video=True)
-    trainer = Trainer(model, samples, settings, steps, empty=held.empty[0].cpu())
-    trained(trainer, name, 0, samples, held)
-    return trainer
 
 
 class Pass(nn.Module):
@@ -230,43 +182,45 @@ def replayed(model: OviModel, batch: Noised) -> Callable[..., list[Tensor | None
     return call
 
 
-def trained(trainer: Trainer, name: str, grow: int, samples: Samples, held: Held) -> None:
-    """Train, or resume training, with CUDA graphs where there is CUDA."""
+def trained(name: str, model: OviModel, samples: Samples, held: Held, settings: Settings, steps: int) -> Trainer:
+    """Train a model, or resume that, with CUDA graphs where there is CUDA."""
+    trainer = Trainer(model, samples, settings, steps, empty=held.empty[0].cpu())
     if trainer.device.type == "cuda":
-        draw = torch.Generator().manual_seed(0)
-        some = [samples[i] for i in range(trainer.settings.batch)]
-        trainer.call = replayed(
-            trainer.model, moved(noised(some, trainer.empty, trainer.settings, draw), trainer.device)
-        )
-    run(trainer, name, EVERY, grow, [samples], lambda: held.shown(trainer, video=samples.video))
+        some = [samples[i] for i in range(settings.batch)]
+        batch = noised(some, trainer.empty, settings, torch.Generator().manual_seed(0))
+        trainer.call = replayed(model, moved(batch, trainer.device))
+    run(trainer, name, EVERY, lambda: held.shown(trainer, video=samples.video))
+    return trainer
 
 
 def averaged(trainer: Trainer) -> OviModel:
     """Return a model with a trainer's averaged weights."""
-    model = OviModel(initial_speech.CONFIG).to(trainer.device)
-    model.load_state_dict(trainer.averaged)
+    model = OviModel(CONFIG, device="meta")
+    model.load_state_dict(trainer.averaged, assign=True)
     return model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--audio-steps", type=int, default=4000, help="of the audio tower alone")
-    parser.add_argument("--steps", type=int, default=8000, help="of both towers")
-    parser.add_argument("--batch", type=int, default=SETTINGS.batch)
+    parser.add_argument("--alone", type=int, default=3000, metavar="STEPS", help="of the audio tower alone")
+    parser.add_argument("--steps", type=int, default=3250, help="of both towers")
+    parser.add_argument("--batch", type=int, default=ALONE.batch)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
     check_device(args.device)
     CACHE.mkdir(parents=True, exist_ok=True)
-    train = stored(CACHE / "speech_train.safetensors", range(CLIPS), args.threads)
     held_out = range(world.HELD_OUT, world.HELD_OUT + HELD_OUT)
-    device = torch.device(args.device)
-    held = Held(stored(CACHE / "speech_held_out.safetensors", held_out, args.threads), device)
+    train = stored(CACHE / "speech_train.safetensors", range(CLIPS), args.threads)
+    held = Held(stored(CACHE / "speech_held_out.safetensors", held_out, args.threads), torch.device(args.device))
     torch.set_num_threads(args.threads)
-    model = audio_tower("speech_audio_", train, held, args.audio_steps, device)
-    trainer = both_towers("speech_", model, train, held, JOINT, args.steps)
-    write(trainer, WEIGHTS / "ovi_talking.safetensors")
+    model = initial.new_model(CONFIG, ROWS).to(args.device)
+    alone, joint = (dataclasses.replace(settings, batch=args.batch) for settings in (ALONE, JOINT))
+    of_audio = Samples(range(CLIPS), train, video=False)
+    model.load_state_dict(trained("speech_alone_", model, of_audio, held, alone, args.alone).averaged)
+    of_both = Samples(range(CLIPS), train, video=True)
+    write(trained("speech_", model, of_both, held, joint, args.steps), WEIGHTS / "ovi_talking.safetensors")
 
 
 if __name__ == "__main__":
