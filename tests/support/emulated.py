@@ -1,8 +1,8 @@
 """A second device on the CPU, as strict as a graphics card: it refuses tensors of two devices, and counts copies.
 
 Its tensors are torch-opencl's, on pocl: `opencl:0` and on. That has next to no operators, so each runs on the CPU, on
-numbers that are kept there for every storage of the device. So this shows where tensors are, with real numbers; streams,
-pinned memory, and the kernels of a card with their dtypes it does not have.
+numbers that are kept there for every storage of the device. This shows where tensors are, with real numbers; it has no
+streams, no pinned memory, and not the kernels of a card with their dtypes.
 
 Importing this installs it, for the whole process. It needs torch-opencl, and pocl, which makes as many devices as
 `POCL_DEVICES` names: "pthread pthread" are two.
@@ -127,7 +127,7 @@ def _change(value: Any, change: Callable[[Any], Any]) -> Any:
 def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operator on the numbers on the CPU; what it gives is on the device.
 
-    Raises RuntimeError, as CUDA does, where arguments are on several devices. Scalars may be on the CPU, as may indices.
+    Raises RuntimeError, as CUDA does, for arguments on several devices; scalars and indices may be on the CPU.
     """
     schema = operator._schema
     name = f"{schema.name}.{schema.overload_name}"
