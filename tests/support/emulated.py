@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch_opencl  # noqa: F401  (names the device)
+import torch_opencl
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -26,13 +26,15 @@ DEVICE = torch.device(TYPE, 0)
 CPU = torch.device("cpu")
 
 KEY = "PrivateUse1"
-# What torch-opencl does: memory, and views of it. The few operators that it has beside these are not used.
-MEMORY = {"empty.memory_format", "empty_strided", "as_strided", "resize_", "view", "_reshape_alias"}
+# What torch-opencl does: memory. The few operators that it has beside these are not used.
+MEMORY = {"empty.memory_format", "empty_strided", "view"}
 INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put_impl_")  # for which a card takes indices on the CPU
 PRUNE = 1000  # storages, after which those that died are let go
 
+_view = torch.library.get_kernel("aten::as_strided", "CPU")  # works on any storage; torch-opencl's forgets the index
+_resize = torch.library.get_kernel("aten::resize_", KEY)
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
-_ORIGINAL = {name: torch.library.get_kernel(f"aten::{name}", KEY) for name in MEMORY}
+_VIEW_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 @dataclass
@@ -161,10 +163,10 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
         found = ", ".join(sorted(map(str, devices)))
         raise RuntimeError(f"Expected all tensors to be on the same device, but found {found} in {name}.")
     device = next(iter([*asked, *devices]), DEVICE)
-    return _change(operator(*on_cpu, **named), lambda value: _up(value, given, device, name))
+    return _change(operator(*on_cpu, **named), lambda value: _up(value, given, device))
 
 
-def _up(value: Any, given: Sequence[tuple[Tensor, Tensor]], device: torch.device, name: str) -> Any:
+def _up(value: Any, given: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Any:
     """Return a result on the device: what was given, a view of it, or a new tensor."""
     if not isinstance(value, Tensor):
         return value
@@ -177,9 +179,8 @@ def _up(value: Any, given: Sequence[tuple[Tensor, Tensor]], device: torch.device
     storage = value.untyped_storage()
     for on_device, on_cpu in given:
         if storage.nbytes() and storage.data_ptr() == on_cpu.untyped_storage().data_ptr():
-            if value.dtype != on_device.dtype:
-                raise NotImplementedError(f"{name} gives a view of another dtype, which is not emulated.")
-            return torch.as_strided(on_device, value.shape, value.stride(), value.storage_offset())
+            whole = torch.as_strided(on_device, [storage.nbytes() // on_device.element_size()], [1], 0)
+            return torch.as_strided(whole.view(value.dtype), value.shape, value.stride(), value.storage_offset())
     made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
     if value.storage_offset() or storage.nbytes() != made.untyped_storage().nbytes():
         LIVE.of(made).copy_(value)
@@ -204,9 +205,14 @@ def _item(x: Tensor) -> Any:
 
 
 def _strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
-    """View a storage; torch-opencl asks for the offset."""
-    offset = x.storage_offset() if storage_offset is None else storage_offset
-    return _ORIGINAL["as_strided"].call_boxed(_KEYS, x, list(size), list(stride), offset)
+    """View a storage."""
+    return _view.call_boxed(_VIEW_KEYS, x, list(size), list(stride), storage_offset)
+
+
+def _resized(x: Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None) -> Tensor:
+    """Resize a tensor on its own device, where torch-opencl takes the current one."""
+    with torch_opencl.device(x.device.index):
+        return _resize.call_boxed(_KEYS, x, list(size), memory_format=memory_format)
 
 
 def _attention(
@@ -250,6 +256,8 @@ def _install() -> None:
         "_copy_from": _copy_from,
         "_local_scalar_dense": _item,
         "as_strided": _strided,
+        "_reshape_alias": _strided,
+        "resize_": _resized,
         "convolution_overrideable": partial(_run, torch.ops.aten.convolution.default),
         "convolution_backward_overrideable": _convolution_backward,
     }
