@@ -17,6 +17,7 @@ from support.sampling import (
     joint,
     ksampler,
     noise,
+    predict_by,
     prompts,
     scaled,
     split,
@@ -90,7 +91,7 @@ def test_other_samplers(comfy, model, reference, loop, monkeypatch, sampler):
     guided = guide(comfy, model, 1.0, "", audio_shift=2.0)
     got = ksampler(comfy, guided, prompts(loop), sampler=sampler, cfg=1.0, steps=4)
 
-    def predict(_, x, sigma, *args, **options):
+    def predict(x, sigma):
         ratio = SHIFT / 2
         of_audio = 1 / (1 + ratio * (1 / sigma - 1))
         video, audio = split(x)
@@ -99,7 +100,7 @@ def test_other_samplers(comfy, model, reference, loop, monkeypatch, sampler):
         velocities = reference([video, audio], times, loop["cond.positive"][None])
         return golden_loop.pack(video - sigma * velocities[0], ratio * (audio - of_audio * velocities[1]))
 
-    monkeypatch.setattr("comfy.samplers.CFGGuider.predict_noise", predict)
+    predict_by(monkeypatch, predict)
     expected = ksampler(comfy, guided, prompts(loop), sampler=sampler, cfg=1.0, steps=4)
     assert_equal([scaled(got[0]), got[1]], [scaled(expected[0]), expected[1]], 2e-5)
 

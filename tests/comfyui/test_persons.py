@@ -20,6 +20,7 @@ from support.sampling import (
     guide,
     joint,
     ksampler,
+    predict_by,
     prompts,
     scaled,
     windowed,
@@ -54,7 +55,7 @@ def formula(reference, loop, faces, sounds, video_cfg, audio_cfg):
     zeros = [[torch.zeros_like(each) for each in kind] for kind in (faces, sounds)]
     size = math.prod(SHAPES[0])
 
-    def predict(x, sigma, **_):
+    def predict(x, sigma):
         parts = [x[..., :size].view(SHAPES[0]), x[..., size:].view(SHAPES[1])]
 
         def run(*texts, faces=faces, sounds=sounds):
@@ -80,10 +81,7 @@ def test_ksampler_is_the_formula(comfy, model, reference, loop, monkeypatch, sam
     guided = referring(comfy, model, video_cfg=scales[0], audio_cfg=scales[1])
     conds = with_persons(prompts(loop), *given)
     got = ksampler(comfy, guided, conds, sampler=sampler, cfg=3.0)
-    predict = formula(reference, loop, *given, *scales)
-    monkeypatch.setattr(
-        "comfy.samplers.CFGGuider.predict_noise", lambda _, x, sigma, *args, **options: predict(x, sigma)
-    )
+    predict_by(monkeypatch, formula(reference, loop, *given, *scales))
     expected = ksampler(comfy, guided, conds, sampler=sampler, cfg=3.0)
     assert_equal([scaled(got[0]), got[1]], [scaled(expected[0]), expected[1]], 2e-5)
 

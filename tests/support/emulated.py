@@ -1,74 +1,91 @@
 """A second device on the CPU, as strict as a graphics card: it refuses tensors of two devices, and counts copies.
 
-Memory is that of torch-opencl on pocl, `opencl:0` and on. It has next to no operators, so each one runs on the CPU, on
-copies of its arguments; results go back into the device's memory. What this shows is where tensors are, with real
-numbers; streams, pinned memory, kernels and their dtypes it does not have.
+Its tensors are torch-opencl's, on pocl: `opencl:0` and on. That has next to no operators, so each runs on the CPU, on
+numbers that are kept there for every storage of the device. This shows where tensors are, with real numbers; it has no
+streams, no pinned memory, and not the kernels of a card with their dtypes.
 
-Importing this installs it, for the whole process. It needs torch-opencl and pocl, before which `POCL_DEVICES` must be
-set: "pthread pthread" are two devices.
+Importing this installs it, for the whole process. It needs torch-opencl, and pocl, which makes as many devices as
+`POCL_DEVICES` names: "pthread pthread" are two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+import torch_opencl
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._pytree import tree_leaves, tree_map
 
 TYPE = "opencl"
-KEY = "PrivateUse1"
 DEVICE = torch.device(TYPE, 0)
 CPU = torch.device("cpu")
-# What torch-opencl does better: memory, and views of it. The few operators that it has beside these are not used.
-_MEMORY = {"empty.memory_format", "empty_strided", "as_strided", "resize_", "view", "_reshape_alias", "_copy_from"}
-INDICES = ("aten::index.", "aten::index_put", "aten::_index_put_impl_")  # a card takes these on the CPU, too
 
+KEY = "PrivateUse1"
+# What torch-opencl does: memory. The few operators that it has beside these are not used.
+MEMORY = {"empty.memory_format", "empty_strided", "view"}
+INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put_impl_")  # for which a card takes indices on the CPU
+PRUNE = 1000  # storages, after which those that died are let go
+
+_view = torch.library.get_kernel("aten::as_strided", "CPU")  # works on any storage; torch-opencl's forgets the index
+_resize = torch.library.get_kernel("aten::resize_", KEY)
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
-_copy_whole = torch.library.get_kernel("aten::_copy_from", KEY)  # torch-opencl's, of contiguous tensors alone
-_as_strided = torch.library.get_kernel("aten::as_strided", KEY)
-_empty = torch.library.get_kernel("aten::empty.memory_format", KEY)
-_empty_strided = torch.library.get_kernel("aten::empty_strided", KEY)
+_VIEW_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 @dataclass
 class Traffic:
-    """The copies between devices that a program asked for: (from, to, shape, bytes), in order."""
+    """The copies between devices that a program asked for, in order: (from, to, shape, bytes)."""
 
     copies: list[tuple[str, str, tuple[int, ...], int]] = field(default_factory=list)
 
-    def bytes(self, to: str) -> int:
-        """Return the bytes that were copied to a device, e.g. "cpu"."""
-        return sum(size for _, target, _, size in self.copies if target == to)
+    def sizes(self, to: str) -> list[int]:
+        """Return the bytes of each copy to a device, e.g. "cpu"."""
+        return [size for _, target, _, size in self.copies if target == to]
 
 
-class Live:
-    """The storages in the device's memory."""
+class Memory:
+    """The numbers of every storage of the device, as bytes on the CPU."""
 
     def __init__(self) -> None:
-        self._storages: list[tuple[StorageWeakRef, int]] = []
-        self._pruned = 0
+        self._storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}  # a weak reference keeps its address from reuse
+        self._prune_at = PRUNE
         self._peak: int | None = None
 
-    def add(self, made: Tensor) -> None:
-        """Note the storage of a new tensor."""
-        storage = made.untyped_storage()
-        self._storages.append((StorageWeakRef(storage), storage.nbytes()))
+    def of(self, x: Tensor) -> Tensor:
+        """Return the numbers of a device tensor: a view on the CPU, with its strides."""
+        storage = x.untyped_storage()
+        _, held = self._storages.get(storage._cdata, (None, None))
+        if held is None or len(held) != storage.nbytes():  # new, or resized
+            grown = torch.empty(storage.nbytes(), dtype=torch.uint8)
+            if held is not None:
+                common = min(len(held), len(grown))
+                grown[:common] = held[:common]
+            self.hold(x, grown)
+            held = grown
+        size = x.element_size()
+        return torch.as_strided(held[: len(held) // size * size].view(x.dtype), x.shape, x.stride(), x.storage_offset())
+
+    def hold(self, x: Tensor, numbers: Tensor) -> None:
+        """Make bytes on the CPU the numbers of a device tensor's storage."""
+        storage = x.untyped_storage()
+        self._storages[storage._cdata] = (StorageWeakRef(storage), numbers)
         if self._peak is not None:
             self._peak = max(self._peak, self.bytes())
-        elif len(self._storages) > 2 * self._pruned + 1000:
+        elif len(self._storages) > self._prune_at:
             self.bytes()
+            self._prune_at = len(self._storages) + PRUNE
 
     def bytes(self) -> int:
-        """Return the bytes of the storages that live now."""
-        self._storages = [(ref, size) for ref, size in self._storages if not ref.expired()]
-        self._pruned = len(self._storages)
-        return sum(size for _, size in self._storages)
+        """Return the bytes of the storages that live now, and let go of the others."""
+        for key, (storage, _) in list(self._storages.items()):
+            if storage.expired():
+                self._storages.pop(key, None)
+        return sum(len(numbers) for _, numbers in list(self._storages.values()))
 
     @contextmanager
     def peak(self) -> Iterator[list[int]]:
@@ -82,7 +99,7 @@ class Live:
             self._peak = None
 
 
-LIVE = Live()
+LIVE = Memory()
 _watching: list[Traffic] = []
 
 
@@ -102,131 +119,100 @@ def _note(source: Tensor, target: torch.device) -> None:
         counted.copies.append((str(source.device), str(target), tuple(source.shape), source.nbytes))
 
 
-def _whole(x: Tensor) -> Tensor:
-    """Return the storage of a device tensor as one run of its dtype."""
-    return _as_strided.call_boxed(_KEYS, x, [x.untyped_storage().nbytes() // x.element_size()], [1], 0)
-
-
-def _storage_down(x: Tensor) -> Tensor:
-    """Return the whole storage of a device tensor, on the CPU."""
-    flat = torch.empty(x.untyped_storage().nbytes() // x.element_size(), dtype=x.dtype)
-    if flat.numel():
-        _copy_whole.call_boxed(_KEYS, _whole(x), flat, False)
-    return flat
-
-
-def _down(x: Tensor) -> Tensor:
-    """Return a device tensor on the CPU, with its strides in a storage of its own."""
-    return torch.as_strided(_storage_down(x), x.shape, x.stride(), x.storage_offset())
-
-
-def _store(value: Tensor, x: Tensor) -> None:
-    """Write a value on the CPU into a device tensor, whatever its strides."""
-    if not x.numel():
-        return
-    if x.is_contiguous() and not x.storage_offset() and x.nbytes == x.untyped_storage().nbytes():
-        _copy_whole.call_boxed(_KEYS, value.to(x.dtype).expand(x.shape).contiguous(), x, False)
-        return
-    flat = _storage_down(x)
-    torch.as_strided(flat, x.shape, x.stride(), x.storage_offset()).copy_(value)
-    _copy_whole.call_boxed(_KEYS, flat, _whole(x), False)
-
-
-def _up(value: Tensor, device: torch.device) -> Tensor:
-    """Return a result on the device."""
-    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
-    _store(value, made)
-    return made
-
-
-def _check_devices(name: str, names: Sequence[str], values: Sequence[Any]) -> torch.device:
-    """Return the device of an operator's arguments; raise RuntimeError where they are on several, as CUDA does.
-
-    Scalars may be on the CPU, and so may indices.
-    """
-    found: set[torch.device] = set()
-    for argument, value in zip(names, values, strict=True):
-        if argument == "indices" and name.startswith(INDICES):
-            continue
-        tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-        found |= {t.device for t in tensors if t.device.type == TYPE or t.dim()}
-    if len(found) > 1:
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but found {', '.join(sorted(map(str, found)))} in {name}."
-        )
-    return found.pop() if found else DEVICE
+def _change(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply a function to an operator's argument or result, within lists too."""
+    if isinstance(value, (list, tuple)):
+        return [_change(each, change) for each in value]
+    return change(value)
 
 
 def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run any operator on the CPU: its arguments there, what it writes and its results back on the device."""
+    """Run an operator on the numbers on the CPU; what it gives is on the device.
+
+    Raises RuntimeError, as CUDA does, for arguments on several devices; scalars and indices may be on the CPU.
+    """
     schema = operator._schema
-    names = [argument.name for argument in schema.arguments]
-    values = [args[i] if i < len(args) else kwargs.get(name) for i, name in enumerate(names)]
-    device = next((v for v in values if isinstance(v, torch.device) and v.type == TYPE), None)
-    where = _check_devices(f"{schema.name}.{schema.overload_name}", names, values)
-    device = device or where
-    pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by the id of the tensor on the device
+    name = f"{schema.name}.{schema.overload_name}"
+    given: list[tuple[Tensor, Tensor]] = []  # on the device, on the CPU
+    devices: set[torch.device] = set()
+    asked: list[torch.device] = []
 
     def down(value: Any) -> Any:
         if isinstance(value, torch.device) and value.type == TYPE:
+            asked.append(value)
             return CPU
-        if not isinstance(value, Tensor) or value.device.type != TYPE:
+        if not isinstance(value, Tensor):
             return value
-        if id(value) not in pairs:
-            pairs[id(value)] = (value, _down(value))
-        return pairs[id(value)][1]
-
-    out = operator(*tree_map(down, args), **tree_map(down, kwargs))
-    given = {id(on_cpu): on_device for on_device, on_cpu in pairs.values()}
-    for argument, value in zip(schema.arguments, values, strict=True):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            for tensor in tree_leaves(value):
-                if isinstance(tensor, Tensor) and id(tensor) in pairs:
-                    written = pairs[id(tensor)][1]
-                    if tensor.shape != written.shape:
-                        tensor.resize_(written.shape)
-                    _store(written, tensor)
-
-    def up(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.device.type == TYPE:
+        if value.device.type != TYPE:
+            devices.update([value.device] if value.dim() else [])
             return value
-        if id(value) in given:
-            return given[id(value)]
-        viewed = next((t for t, c in pairs.values() if _same_storage(c, value)), None)
-        if viewed is None:
-            return _up(value, device)
-        if viewed.dtype != value.dtype:
-            raise NotImplementedError(f"{schema.name} gives a view of another dtype, which is not emulated.")
-        return torch.as_strided(viewed, value.shape, value.stride(), value.storage_offset())
+        devices.add(value.device)
+        given.append((value, LIVE.of(value)))
+        return given[-1][1]
 
-    return tree_map(up, out)
+    def index_down(value: Any) -> Any:
+        return value if isinstance(value, Tensor) and value.device == CPU else down(value)
+
+    def argument(position: int, value: Any) -> Any:
+        is_index = name.startswith(INDEXING) and schema.arguments[position].name == "indices"
+        return _change(value, index_down if is_index else down)
+
+    on_cpu = [argument(position, value) for position, value in enumerate(args)]
+    named = {key: _change(value, down) for key, value in kwargs.items()}
+    if len(devices) > 1:
+        found = ", ".join(sorted(map(str, devices)))
+        raise RuntimeError(f"Expected all tensors to be on the same device, but found {found} in {name}.")
+    device = next(iter([*asked, *devices]), DEVICE)
+    return _change(operator(*on_cpu, **named), lambda value: _up(value, given, device))
 
 
-def _same_storage(a: Tensor, b: Tensor) -> bool:
-    return bool(a.numel()) and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+def _up(value: Any, given: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> Any:
+    """Return a result on the device: what was given, a view of it, or a new tensor."""
+    if not isinstance(value, Tensor):
+        return value
+    for on_device, on_cpu in given:
+        if value is on_cpu:
+            if value.shape != on_device.shape:  # an output that was resized
+                on_device.resize_(value.shape)
+                LIVE.of(on_device).copy_(value)
+            return on_device
+    storage = value.untyped_storage()
+    for on_device, on_cpu in given:
+        if storage.nbytes() and storage.data_ptr() == on_cpu.untyped_storage().data_ptr():
+            whole = torch.as_strided(on_device, [storage.nbytes() // on_device.element_size()], [1], 0)
+            return torch.as_strided(whole.view(value.dtype), value.shape, value.stride(), value.storage_offset())
+    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+    if value.storage_offset() or storage.nbytes() != made.untyped_storage().nbytes():
+        LIVE.of(made).copy_(value)
+    else:
+        LIVE.hold(made, torch.empty(0, dtype=torch.uint8).set_(storage))
+    return made
 
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
-    """Copy between the CPU and the device, or within it, whatever the strides and dtypes."""
+    """Copy between devices, or within one."""
     if source.device != target.device:
         _note(source, target.device)
-    value = _down(source) if source.device.type == TYPE else source
-    if target.device.type == TYPE:
-        _store(value, target)
-    else:
-        target.copy_(value)
+    source, numbers = (LIVE.of(x) if x.device.type == TYPE else x for x in (source, target))
+    numbers.copy_(source)
     return target
-
-
-def _strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
-    offset = x.storage_offset() if storage_offset is None else storage_offset
-    return _as_strided.call_boxed(_KEYS, x, list(size), list(stride), offset)
 
 
 def _item(x: Tensor) -> Any:
     """Read a scalar: a copy, too."""
     _note(x, CPU)
-    return _down(x).item()
+    return LIVE.of(x).item()
+
+
+def _strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
+    """View a storage."""
+    return _view.call_boxed(_VIEW_KEYS, x, list(size), list(stride), storage_offset)
+
+
+def _resized(x: Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None) -> Tensor:
+    """Resize a tensor on its own device, where torch-opencl takes the current one."""
+    with torch_opencl.device(x.device.index):
+        return _resize.call_boxed(_KEYS, x, list(size), memory_format=memory_format)
 
 
 def _attention(
@@ -236,72 +222,54 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attend by PyTorch's plain formulas, since a device has to name its kernels to choose among them."""
+    """Attend by PyTorch's plain formulas, since a device must name its kernels to choose among them."""
     return torch.ops.aten._scaled_dot_product_attention_math(
         q, k, v, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]
 
 
-def _convolution(*args: Any) -> Tensor:
-    return _run(torch.ops.aten.convolution.default, *args)
+def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Any:
+    """As PyTorch's own, which wants to know how many biases there are."""
+    *geometry, mask = rest
+    transposed, groups = geometry[3], geometry[5]
+    biases = weight.shape[1] * groups if transposed else weight.shape[0]
+    return _run(torch.ops.aten.convolution_backward.default, grad, x, weight, [biases], *geometry, mask)
 
 
-def _convolution_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    sizes = [weight.shape[1] * groups if transposed else weight.shape[0]]
-    geometry = (stride, padding, dilation, transposed, output_padding, groups, mask)
-    return _run(torch.ops.aten.convolution_backward.default, grad, x, weight, sizes, *geometry)
-
-
-def _made(kernel: Any) -> Any:
-    def make(*args: Any, **kwargs: Any) -> Tensor:
-        made = kernel.call_boxed(_KEYS, *args, **kwargs)
-        LIVE.add(made)
-        return made
-
-    return make
+def _operator(name: str) -> Any:
+    """Return an operator by name, or None for one that Python cannot call."""
+    packet, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.aten, packet), overload or "default", None)
 
 
 _FALLBACK = torch.library.Library("_", "IMPL")
 _ATEN = torch.library.Library("aten", "IMPL")
-_FALLBACK.fallback(_run, KEY)
 
 
 def _install() -> None:
-    """Register what torch-opencl lacks or does for contiguous tensors alone."""
-    kernels = {
+    """Make this the device's way to run operators."""
+    kernels: dict[str, Any] = {
         "_copy_from": _copy_from,
-        "as_strided": _strided,
         "_local_scalar_dense": _item,
-        "convolution_overrideable": _convolution,
+        "as_strided": _strided,
+        "_reshape_alias": _strided,
+        "resize_": _resized,
+        "convolution_overrideable": partial(_run, torch.ops.aten.convolution.default),
         "convolution_backward_overrideable": _convolution_backward,
-        "empty.memory_format": _made(_empty),
-        "empty_strided": _made(_empty_strided),
     }
+    for registered in torch._C._dispatch_get_registrations_for_dispatch_key(KEY):
+        namespace, _, name = registered.partition("::")
+        if namespace == "aten" and name not in MEMORY | kernels.keys() and (operator := _operator(name)):
+            kernels[name] = partial(_run, operator)
+    _FALLBACK.fallback(_run, KEY)
     for name, kernel in kernels.items():
         _ATEN.impl(name, kernel, KEY, allow_override=True)
     for key in (KEY, f"Autograd{KEY}"):
         _ATEN.impl("scaled_dot_product_attention", _attention, key)
-    for name in torch._C._dispatch_get_registrations_for_dispatch_key(KEY):
-        namespace, _, operator = name.partition("::")
-        if namespace == "aten" and operator not in _MEMORY | kernels.keys():
-            packet, _, overload = operator.partition(".")
-            found = getattr(getattr(torch.ops.aten, packet), overload or "default", None)
-            if found is not None:  # else Python cannot call it
-                _ATEN.impl(operator, partial(_run, found), KEY, allow_override=True)
 
 
 _install()

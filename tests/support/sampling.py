@@ -124,6 +124,15 @@ def forward(model, latents, timestep, text):
     return on_cpu(model.model.diffusion_model(latents, timestep, text, audio_context=text))
 
 
+def predict_by(monkeypatch, predict):
+    """Put a function of a packed latent and sigma, on the CPU, in the place of core's guided prediction."""
+
+    def predict_noise(_, x, sigma, *args, **options):
+        return predict(*on_cpu((x, sigma))).to(x.device)
+
+    monkeypatch.setattr("comfy.samplers.CFGGuider.predict_noise", predict_noise)
+
+
 def split(packed):
     """Return the video and the audio of a packed latent [B, 1, N]."""
     import comfy.utils
