@@ -190,8 +190,8 @@ def results() -> Iterator[str]:
 Written by `nox -s bench`; random weights. A ratio is that of the fastest of {ROUNDS} interleaved runs each; \
 in brackets the lowest and the highest ratio of one round.
 
-{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.version()}. Everything ran on the CPU; nothing has been \
-measured on a GPU yet.
+{cpu()}; PyTorch {torch.__version__}, ComfyUI {comfyui.version()}. Everything ran on the CPU; \
+`docs/costs.md` has what the full-size model takes on a GPU.
 
 ## Speed
 
