@@ -104,6 +104,21 @@ def training(log: Sequence[Mapping[str, float]]) -> Image.Image:
         curves(log, "loss", ["video", "audio"]),
         curves(log, "own/other gap, at sigmas of video and audio", [name for name in log[0] if name.startswith("gap")]),
     ]
+    return beside(pages)
+
+
+def speaking(alone: Sequence[Mapping[str, float]], joint: Sequence[Mapping[str, float]]) -> Image.Image:
+    """Plot the training of the miniature that speaks: of the audio tower alone, and of both towers."""
+    return beside(
+        [
+            curves(alone, "the audio tower alone", ["audio", "syllables"]),
+            curves(joint, "both towers", ["video", "audio", "correlation"]),
+        ]
+    )
+
+
+def beside(pages: Sequence[Image.Image]) -> Image.Image:
+    """Lay pages beside each other."""
     page = Image.new("RGB", (sum(one.width for one in pages), HEIGHT), PAPER)
     for i, one in enumerate(pages):
         page.paste(one, (i * one.width, 0))

@@ -231,8 +231,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     run(trainer, "", EVERY, gaps, GROW, [train, held_out])
     write(trainer, WEIGHTS / "ovi_miniature.safetensors")
-    lines = [json.loads(line) for line in (CACHE / "log.jsonl").read_text().splitlines()]
-    figures.training(lines).save(ROOT / "docs" / "miniature_training.png", optimize=True)
+    figures.training(logged("")).save(ROOT / "docs" / "miniature_training.png", optimize=True)
+
+
+def logged(name: str) -> list[dict[str, float]]:
+    """Return the lines of a training's log."""
+    return [json.loads(line) for line in (CACHE / f"{name}log.jsonl").read_text().splitlines()]
 
 
 def write(trainer: Trainer, path: Path) -> None:

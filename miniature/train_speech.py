@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from miniature import WEIGHTS, initial, judge, recogniser, speech, text, world
+from miniature import WEIGHTS, figures, initial, judge, recogniser, speech, text, world
 from miniature.codecs import SPEECH, AudioCodec
-from miniature.train import CACHE, run, write
+from miniature.train import CACHE, ROOT, logged, run, write
 from ovi import geometry, sampling
 from ovi.flow import Noised, Sample, Settings, noised
 from ovi.model import OviModel
@@ -30,6 +30,7 @@ from ovi.tools.train import Trainer, check_device, moved
 
 CONFIG = dataclasses.replace(initial.CONFIG, video_ffn_dim=80, audio_ffn_dim=80)  # small, for files of 32 MB in all
 ROWS = speech.HEIGHT // geometry.SIZE_MULTIPLE
+FIGURE = ROOT / "docs" / "miniature_talking_training.png"
 TEXT_ENCODER = WEIGHTS / "umt5_talking.safetensors"
 CLIPS, HELD_OUT = 16_384, 128
 PART = 64  # clips that a process makes at once
@@ -221,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.load_state_dict(trained("speech_alone_", model, of_audio, held, alone, args.alone).averaged)
     of_both = Samples(range(CLIPS), train, video=True)
     write(trained("speech_", model, of_both, held, joint, args.steps), WEIGHTS / "ovi_talking.safetensors")
+    figures.speaking(logged("speech_alone_"), logged("speech_")).save(FIGURE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ovi.model import OviModel
 def few(monkeypatch, tmp_path):
     """Train on 32 clips and measure on four, with all files in a folder, which is returned."""
     numbers = {"CLIPS": 32, "HELD_OUT": 4, "SHOWN": 2, "SHOWN_STEPS": 1, "EVERY": 2}
-    for name, value in (numbers | {"CACHE": tmp_path, "WEIGHTS": tmp_path}).items():
+    for name, value in (numbers | {"CACHE": tmp_path, "WEIGHTS": tmp_path, "FIGURE": tmp_path / "curves.png"}).items():
         monkeypatch.setattr(train_speech, name, value)
     monkeypatch.setattr(train, "CACHE", tmp_path)
     return tmp_path
