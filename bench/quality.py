@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--reference-prompts", type=int, default=64, help="of those with references")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
+    parser.add_argument("--named", default="", metavar="PATTERN", help="only rows whose name has this regular expression")
     parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
@@ -96,7 +98,8 @@ def main() -> None:
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(args.model)])
         table = synchrony_rows() if args.synchrony else [*rows(args.model), *reference_rows(args.lora)]
-        for row in table[: args.rows]:
+        named = [row for row in table if re.search(args.named, row.name)]
+        for row in named[: args.rows]:
             scenes = plain if row.refer is None else referring
             if not scenes:
                 continue
