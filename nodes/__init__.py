@@ -19,7 +19,7 @@ from .prompt import OviPrompt
 from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
 from .storyboard import OviShot, OviStoryboard
-from .text import OviTextEncode
+from .text import OviTextEncode, OviTimeline
 
 
 class OviExtension(ComfyExtension):
@@ -39,6 +39,7 @@ class OviExtension(ComfyExtension):
             OviAnswer,
             OviPrompt,
             OviTextEncode,
+            OviTimeline,
             EmptyOviLatent,
             OviImageToVideo,
             OviPerson,

@@ -7,6 +7,7 @@ An audio latent is [B, 20, L]: 31.25 latents are one second, each is 512 samples
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 FPS = 24.0  # frames per second of every released variant
@@ -68,6 +69,13 @@ def audio_offset(video_latent: int) -> float:
     It is -3.9 for latent 0 itself, which at the start of a clip is a single frame.
     """
     return frames(video_latent) * AUDIO_LATENT_RATE / FPS
+
+
+def middle(video_latents: Sequence[int]) -> float:
+    """Return when the middle of a row of video latents is, at 24 fps, in seconds from the start of the clip."""
+    count = len(video_latents)
+    first = frames(video_latents[count // 2])  # of the later half
+    return max(0.0, first + FRAMES_PER_LATENT / 2 * (count % 2)) / FPS
 
 
 def audio_samples(audio_latents: int) -> int:

@@ -1,44 +1,34 @@
 """A storyboard: one text for several shots.
 
-A line of three or more hyphens, or dashes, opens a shot, and may say how: "--- continue 5s", "--- cut 4s seed=7
-image=2". What follows, up to the next such line, is the shot's prompt. Text in front of the first such line is a shot
-of its own, and the text below "--- all" is put in front of every shot's prompt. Lines are counted from 1.
+A line such as "--- continue 5s" or "--- cut 4s seed=7 image=2" opens a shot, whose prompt is below it (see `lines`).
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from . import geometry, join, media, prompt
-from .quote import quoted
+from . import geometry, join, lines, media, prompt
 
 SEEDS = 2**64  # ComfyUI's seeds are below
-MOST_PROBLEMS = 5  # that one error names
 SHORTEST_PART = 2  # frames of a track that a shot follows
 CONTINUE = "continue"
 
-_DASHES = "-\u2010-\u2015\u2212"  # of a class of characters: text programs turn hyphens into dashes
-_OPENS = re.compile(rf"\s*(?:[{_DASHES}]{{3,}}|\u2014-)(?P<options>.*)")
-_ALMOST_OPENS = re.compile(rf"\s*[{_DASHES}]{{1,2}}\s*(?:cut|continue|all)\b.*", re.IGNORECASE)
-_SPACED = re.compile(r" ?= ?|(?<=\d) (?=(?:s|secs?|seconds?|f|frames?)\b)", re.IGNORECASE)
-_OPTIONS: Mapping[str, re.Pattern[str]] = {
-    kind: re.compile(pattern, re.IGNORECASE)
-    for kind, pattern in {
+FORM = lines.Form.of(
+    part="shot",
+    options={
         "join": r"(cut|continue)",
-        "all": r"(all)",
-        "seconds": r"(\d{1,9}(?:[.,]\d{1,9})?)(?:s|secs?|seconds?)",
+        "seconds": lines.SECONDS,
         "frames": r"(\d{1,9})(?:f|frames?)",
         "seed": r"seed=(\d{1,30})",
         "image": r"image=([1-9]\d{0,8})",
-    }.items()
-}
-_KNOWN = "write cut or continue, and 5s, seed=7 or image=1 (or all alone, for text that every shot has)"
+    },
+    known="write cut or continue, and 5s, seed=7 or image=1",
+    words="cut|continue",
+)
 
 
 @dataclass(frozen=True)
@@ -113,12 +103,6 @@ class Defaults(NamedTuple):
     style: str  # of the prompts
 
 
-class _Part(NamedTuple):
-    line: int
-    options: Mapping[str, str]
-    text: str
-
-
 def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Track | None = None) -> Storyboard:
     """Read a storyboard; `images` are the numbers of the start images that there are.
 
@@ -130,18 +114,8 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
     where there is no shot or more than `join.MOST_CLIPS`.
     """
     problems: list[str] = []
-    parts: list[_Part] = []
-    common = ""
-    for line, written, words in _parts(text):
-        with _collected(problems, line):
-            options = _options(written)
-            if "all" not in options:
-                parts.append(_Part(line, options, words))
-            elif len(options) > 1 or common:
-                raise ValueError('"all" stands alone, and once: its text is put in front of every shot')
-            else:
-                common = words
-    _refuse(problems)
+    parts, common = lines.divided(text, FORM, problems)
+    lines.refuse(problems)
     if not parts:
         raise ValueError('The storyboard has no shot: write a prompt, and a line "---" in front of each further one.')
     if len(parts) > join.MOST_CLIPS:
@@ -150,7 +124,7 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
     notes: list[str] = []
     seen: Counter[str] = Counter()
     for part in parts:
-        with _collected(problems, part.line):
+        with lines.collected(problems, part.line):
             if part is parts[0] and part.options.get("join") == CONTINUE:
                 raise ValueError("The first shot has none before it to continue: write cut")
             shot = _shot(part, common, shots[-1] if shots else None, defaults, images, seen)
@@ -158,66 +132,15 @@ def read(text: str, defaults: Defaults, images: Collection[int] = (), track: Tra
                 begin = Storyboard((*shots, shot), ()).starts[-2]
                 shot = replace(shot, frames=_following(shot, begin, track, is_last=part is parts[-1]))
             shots.append(shot)
-            doubts = (*_almost_opens(part.text), *_doubts(shot, defaults.style))
+            doubts = (*lines.almost_opens(part.text, FORM), *_doubts(shot, defaults.style))
             notes += [f"Line {part.line}: {note}" for note in doubts]
-    _refuse(problems)
+    lines.refuse(problems)
     board = Storyboard(tuple(shots), tuple(notes), track)
     return board._replace(notes=(*notes, *_unused_notes(board, images), *_track_notes(board)))
 
 
-def _refuse(problems: list[str]) -> None:
-    if problems:
-        more = len(problems) - MOST_PROBLEMS
-        raise ValueError("\n".join(problems[:MOST_PROBLEMS] + [f"… and {more} more"] * (more > 0)))
-
-
-@contextmanager
-def _collected(problems: list[str], line: int) -> Iterator[None]:
-    """Append what the block refuses to `problems`, with the line that it is about."""
-    try:
-        yield
-    except ValueError as refusal:
-        problems.append(f"Line {line}: {str(refusal).rstrip('.')}.")
-
-
-def _parts(text: str) -> Iterator[tuple[int, str, str]]:
-    """Yield the line that opens each part, its options as written, and the text below it."""
-    first, options, words = 1, "", list[str]()
-    opened = False
-    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")  # as editors count them
-    for number, line in enumerate(lines, start=1):
-        if match := _OPENS.fullmatch(line):
-            if opened or any(map(str.strip, words)):
-                yield first, options, "\n".join(words).strip()
-            first, options, words, opened = number, match["options"], [], True
-        else:
-            words.append(line)
-    if opened or any(map(str.strip, words)):
-        yield first, options, "\n".join(words).strip()
-
-
-def _options(written: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    tight = _SPACED.sub(lambda match: "=" if "=" in match[0] else "", " ".join(written.split()))
-    for each in re.split(r"[ ;]|,(?!\d)|(?<!\d),", tight):
-        word = re.sub(f"[{_DASHES}]+$", "", each)  # a line may end with dashes, too
-        if not word:
-            continue
-        for kind, pattern in _OPTIONS.items():
-            if match := pattern.fullmatch(word):
-                if kind in found:
-                    raise ValueError(f'"{word}" says once more what "{found[kind]}" says: leave one of them out')
-                found[kind] = match[1].lower()
-                break
-        else:
-            raise ValueError(f"{quoted(word)} is no option of a shot: {_KNOWN}")
-    if {"seconds", "frames"} <= found.keys():
-        raise ValueError("The length is given in seconds and in frames: leave one of them out")
-    return found
-
-
 def _shot(
-    part: _Part,
+    part: lines.Part,
     common: str,
     before: Shot | None,
     defaults: Defaults,
@@ -225,6 +148,8 @@ def _shot(
     seen: Counter[str],
 ) -> Shot:
     options = part.options
+    if {"seconds", "frames"} <= options.keys():
+        raise ValueError("The length is given in seconds and in frames: leave one of them out")
     if not part.text:
         raise ValueError("The shot has no text: write its prompt below the line")
     continues = options.get("join") == CONTINUE
@@ -256,7 +181,7 @@ def _shot(
 
 def _frames(options: Mapping[str, str], default: int) -> int:
     if "seconds" in options:
-        seconds = float(options["seconds"].replace(",", "."))
+        seconds = lines.number(options["seconds"])
         frames = geometry.nearest_frames(seconds) if seconds else 0
     else:
         frames = int(options.get("frames", default))
@@ -276,12 +201,6 @@ def _following(shot: Shot, begin: int, track: Track, *, is_last: bool) -> int:
         if any(start <= begin + frames <= end for start, end in track.pauses):
             return frames
     return shot.frames
-
-
-def _almost_opens(text: str) -> list[str]:
-    """Say which lines of a prompt look as if they were meant to open a shot."""
-    lines = filter(_ALMOST_OPENS.fullmatch, text.splitlines())
-    return [f"{quoted(line.strip())} is read as text of this shot: a line of three hyphens opens one" for line in lines]
 
 
 def _unused_notes(board: Storyboard, images: Collection[int]) -> list[str]:

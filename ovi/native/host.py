@@ -118,6 +118,16 @@ NAMES = (
         "0.27",
     ),
     Name("comfy.context_windows.IndexListContextWindow.get_tensor", "the mask of a window", "(mask, device, *, dim)"),
+    Name("comfy.context_windows.IndexListContextHandler", "which windows there are, for prompts that change over time"),
+    Name("comfy.context_windows.IndexListContextHandler.dim", "the axis of time"),
+    Name(
+        "comfy.context_windows.IndexListContextHandler.set_step", "the windows of the first step", "(sigmas, options)"
+    ),
+    Name(
+        "comfy.context_windows.IndexListContextHandler.get_context_windows",
+        "the windows of the first step",
+        "(model, sizes, options)",
+    ),
     # Loading
     Name("comfy.utils.load_torch_file", "the tensors of a file", "(path, *, safe_load, return_metadata)"),
     Name("comfy.utils.detect_layer_quantization", "files that are quantised", "(sd, prefix)"),
@@ -166,8 +176,10 @@ NAMES = (
     Name("comfy.patcher_extension.WrappersMP", "the kinds of wrappers"),
     Name("comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL", "wrappers of other nodes, such as EasyCache's"),
     Name("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE", "a run's shapes and checks"),
+    Name("comfy.patcher_extension.WrappersMP.CALC_COND_BATCH", "prompts that change over time"),
     Name("comfy.patcher_extension.get_all_wrappers", "wrappers of other nodes", "(type, options)"),
     Name("comfy.samplers.CFGGuider.model_patcher", "the MODEL of a sampling run"),
+    Name("comfy.samplers.CFGGuider.conds", "prompts that change over time"),
     Name("comfy.samplers.CFGGuider.model_options", "guidance of core's other nodes, video and audio apart"),
     Name("comfy.samplers.KSAMPLER", "Ovi UniPC as a SAMPLER", "(function)"),
     Name("comfy.samplers.calc_cond_batch", "the predictions of a step", "(model, conds, x, sigma, options)"),
@@ -240,6 +252,7 @@ KEYS = {  # by the module of ComfyUI that reads or writes them
         "sigmas": "the step, for skipped blocks",
         "model": "the model of a step",
         "model_options": "what nodes have changed",
+        "context_handler": "whether there are context windows, for prompts that change over time",
         "model_conds": "the references of a prompt",
         "uuid": "prompts without a reference are others for caches",
         "uncond": "whether a step has a negative prompt",

@@ -20,7 +20,7 @@ from ..config import OviConfig
 from ..files import MappedFile, joined, naming, shards
 from ..media import check_finite, is_finite
 from ..model import OviModel
-from . import gguf
+from . import gguf, timeline
 from .apart import separate
 from .files import SAFETENSORS_ENDINGS, read
 from .guidance import guidance_of
@@ -83,6 +83,7 @@ def load(
     narrowed = _narrow(sd, config, dtype, list(chain(*mapped)))
     model.load_model_weights(gguf.packed(sd), "", assign=narrowed or patcher.is_dynamic())
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, WRAPPER_KEY, _around_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, WRAPPER_KEY, timeline.choose)
     patcher.cached_patcher_init = (load, (paths, options))
     return ggml.GGUFModelPatcher.clone(patcher) if ggml else patcher
 
@@ -159,7 +160,7 @@ def _around_sampling(
 ) -> Tensor:
     """Wrap a sampling run: set the shapes of the latent format, and refuse a wrong latent, wrong noise and NaN.
 
-    Guidance functions of core's own nodes get video and audio apart.
+    Guidance functions of core's own nodes get video and audio apart. Prompts that change over time need windows.
 
     What the mask preserves is returned as it came: a run that ends above sigma 0 leaves noise there, which the next
     stage would preserve.
@@ -168,6 +169,7 @@ def _around_sampling(
     model: Ovi = guider.model_patcher.model
     separate(guider.model_options, guidance_of(guider.model_options))  # which are this run's
     model.latent_format.shapes = check_latent(latent_shapes)
+    timeline.check(guider.conds, guider.model_options, latent_shapes[0][2], sigmas)
     check_finite(latent_image, "latent to sample")  # or the model would be blamed for it
     noise = _noise_for(noise, latent_image)
     samples: Tensor = executor(

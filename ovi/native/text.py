@@ -57,3 +57,9 @@ def encode(clip: comfy.sd.CLIP, text: str) -> EncodedText:
     if len(of_text) > TEXT_LEN:
         tokens[TOKENIZER] = [[*of_text[: TEXT_LEN - 1], of_text[-1]]]
     return EncodedText(clip.encode_from_tokens_scheduled(tokens), len(of_text))
+
+
+def beside(video: EncodedText, audio: EncodedText) -> Conditioning:
+    """Return the conditioning in which each tower reads a text of its own, side by side."""
+    pairs = zip(video.conditioning, audio.conditioning, strict=True)
+    return [[torch.cat([of_video, of_audio], dim=-1), values] for (of_video, values), (of_audio, _) in pairs]

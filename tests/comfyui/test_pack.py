@@ -13,7 +13,8 @@ from support import ROOT
 NODES = {
     "EmptyOviLatent", "OviAnswer", "OviAudioVAELoader", "OviContinue", "OviDecode", "OviGuidance", "OviGuide",
     "OviIdea", "OviImageToVideo", "OviJoin", "OviLoraLoader", "OviModelLoader", "OviPerson", "OviPrompt",
-    "OviReference", "OviRemake", "OviScheduler", "OviShot", "OviStoryboard", "OviTextEncode", "OviUniPCSampler",
+    "OviReference", "OviRemake", "OviScheduler", "OviShot", "OviStoryboard", "OviTextEncode", "OviTimeline",
+    "OviUniPCSampler",
 }  # fmt: skip
 
 
