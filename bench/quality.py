@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--reference-prompts", type=int, default=64, help="of those with references")
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
-    parser.add_argument("--named", default="", metavar="PATTERN", help="only rows whose name has this regular expression")
+    parser.add_argument("--named", default="", metavar="PATTERN", help="only rows whose name matches")
     parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
