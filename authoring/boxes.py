@@ -97,6 +97,13 @@ IMAGE_TO_VIDEO = replace(
 )
 
 
+IDEA = replace(
+    TEXT_TO_VIDEO,
+    title="Prompt to Video (Ovi)",
+    members=["2" if key == "CLIPLoader" else key for key in TEXT_TO_VIDEO.members],
+    inputs=[("prompt", "OviTextEncode", "prompt")],
+    shown=[each for each in TEXT_TO_VIDEO.shown if each[1] != "prompt"],
+)
 OWN_AUDIO = replace(
     IMAGE_TO_VIDEO,
     title="Audio to Video (Ovi)",

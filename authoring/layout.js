@@ -15,7 +15,7 @@ text => {
     };
 
     function describe(node) {
-        node.properties.models = layout.models[node.type];
+        node.properties.models = layout.models[node.id] ?? layout.models[node.type];
         const control = node.widgets?.find(widget => widget.name === 'control_after_generate');
         if (control) control.value = 'randomize';
     }

@@ -21,6 +21,7 @@ AUDIO_VAE = f"{_MMAUDIO}/v1-16.pth"
 VOCODER = f"{_MMAUDIO}/best_netG.pt"
 UPSCALER = f"{_HUB}/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x2.pth"
 INTERPOLATOR = f"{_HUB}/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/film_net_fp16.safetensors"
+LANGUAGE_MODEL = f"{_HUB}/Comfy-Org/Qwen3.5/resolve/main/text_encoders/qwen3.5_4b_bf16.safetensors"
 
 _DREAMID = f"{_HUB}/benjiaiplayground/DreamID-Omni-bf16-FP8/resolve/main"
 DREAMID_FP8 = f"{_DREAMID}/dreamid_omni.fp8_e4m3fn.safetensors"
@@ -34,6 +35,7 @@ SIZES = {  # what a link says after the file's name
     DREAMID_BF16: "23.3 GB, for GPUs with 24 GB or more, and Apple's",
     DREAMID_FLOAT32: "46.6 GB, the release; becomes bf16 while it loads",
     TEXT_ENCODER: "6.7 GB",
+    LANGUAGE_MODEL: "9.3 GB, writes the prompt",
     VIDEO_VAE: "1.4 GB",
     AUDIO_VAE: "655 MB",
     VOCODER: "429 MB",
@@ -44,6 +46,7 @@ OVI = {  # what Ovi needs, by folder of models/; the templates name the first of
     "vae": [VIDEO_VAE, AUDIO_VAE, VOCODER],
 }
 DREAMID = OVI | {"diffusion_models": [DREAMID_FP8, DREAMID_BF16, DREAMID_FLOAT32]}
+WRITTEN = OVI | {"text_encoders": [TEXT_ENCODER, LANGUAGE_MODEL]}
 LARGER = {"upscale_models": [UPSCALER], "frame_interpolation": [INTERPOLATOR]}
 
 
@@ -79,6 +82,7 @@ LINKS = links(OVI)
 LINKS_AND_TREE = LINKS + "**Where they go**\n\n" + tree()
 LINKS_FOR_LARGER = links(OVI | LARGER)
 LINKS_FOR_PERSONS = links(DREAMID)
+LINKS_FOR_IDEA = links(WRITTEN)
 
 _PROMPT = (
     "**Prompt**: what the video shows; spoken words between `<S>` and `<E>`; at the end, `Audio:` and a description "
@@ -125,12 +129,25 @@ ABOUT_VIDEO = (
 ABOUT_WINDOWS = (
     "**20 seconds**: 481 frames with their audio, in windows of 121 frames that share at least 32. `context_length` "
     "and `context_overlap` count latents of 4 frames: 31 and 8.\n\n"
-    "**Prompt**: every window reads the whole prompt, so each may speak the words between `<S>` and `<E>`. This "
-    "prompt has no speech.\n\n"
+    "**Prompts**: a line `--- from 6s` begins one at that time. Each window reads the prompt of its middle, at about "
+    "2.5, 6.3, 10.1, 14.0 and 17.5 s here, and one prompt blends into the next where windows overlap. The text below "
+    "`--- all` is put in front of each. One prompt without such lines is for the whole clip.\n\n"
+    "**Speech**: each window may speak the words between `<S>` and `<E>` of its prompt. These prompts have none.\n\n"
     "**Memory**: sampling needs no more than one window does; 481 frames of 1280 × 704 take 5 GB of RAM.\n\n"
     + _SEED
     + "**Experimental**: Ovi was trained on clips of 5 and 10 seconds. Context windows with Ovi need ComfyUI 0.27 or "
     "later.\n"
+)
+ABOUT_IDEA = (
+    "**Idea**: a few words or a paragraph, in any language. Words in quotation marks are to be spoken as they are. "
+    "*Generate Text* writes the prompt with a language model on your machine, and *Preview as Text* shows it, once "
+    "*Ovi Answer* has repaired its form.\n\n"
+    "**Another prompt** for the same idea: change the seed of *Generate Text*. As long as idea and seed are the same, "
+    "ComfyUI keeps the prompt, and each run makes another clip of it.\n\n"
+    "**Your own words**: disconnect `prompt` of the blue-marked node and write there.\n\n"
+    "**Length and prompt style**: the same in *Ovi Idea*, *Ovi Answer* and the blue-marked node.\n\n"
+    "**Language model**: any that ComfyUI's *Load CLIP* loads and that writes. How well this one follows the "
+    "instruction has not been tried; an answer that cannot be used stops the run, and says why.\n\n" + _TROUBLE
 )
 ABOUT_SECOND_PASS = (
     "**Second pass**: the video is upscaled to one and a half times its width and height, and refined over the last "

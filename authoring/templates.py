@@ -8,7 +8,7 @@ without height is collapsed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import notes
@@ -18,6 +18,7 @@ from .boxes import (
     FIRST_PASS,
     FLAT,
     GUIDES,
+    IDEA,
     IMAGE_TO_VIDEO,
     LARGER,
     MODELS,
@@ -50,11 +51,15 @@ HASHES = {  # of files whose hash is public; MD5 where it has 32 digits
     notes.AUDIO_VAE: "69f56803f59a549a1a507c93859fd4d7",
     notes.VOCODER: "eeaf372a38a9c31c362120aba2dde292",
 }
-COLOURS = {"OviTextEncode": "green", notes.VIDEO_NEGATIVE: "red", notes.AUDIO_NEGATIVE: "red"}
-FEEDS = [  # node type and input whose text has a node of its own, and that node's title
-    ("OviTextEncode", "video_negative", notes.VIDEO_NEGATIVE),
-    ("OviTextEncode", "audio_negative", notes.AUDIO_NEGATIVE),
-]
+COLOURS = {"OviTextEncode": "green", "OviTimeline": "green", notes.VIDEO_NEGATIVE: "red", notes.AUDIO_NEGATIVE: "red"}
+
+
+def feeds(node: str) -> list[tuple[str, str, str]]:
+    """Return the inputs of a text node whose texts have nodes of their own, and the titles of these."""
+    return [(node, "video_negative", notes.VIDEO_NEGATIVE), (node, "audio_negative", notes.AUDIO_NEGATIVE)]
+
+
+FEEDS = feeds("OviTextEncode")
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,14 @@ class Template:
     about: str  # the note on the workflow
     links: str = notes.LINKS  # the note on what to download
     model: str = notes.FP8  # the file of Load Ovi Model
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by a node's id, where not those of its type
     boxes: Sequence[Box] = ()
     feeds: Sequence[tuple[str, str, str]] = ()
 
 
 def layout(template: Template) -> dict[str, Any]:
     """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
-    files = FILES | {"OviModelLoader": [template.model]}
+    files = FILES | {"OviModelLoader": [template.model]} | template.files
     models = {kind: [model_file(url) for url in urls] for kind, urls in files.items()}
     groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
     texts = {notes.MODEL_LINKS: template.links, notes.ABOUT: template.about}
@@ -94,7 +100,7 @@ def model_file(url: str) -> dict[str, str]:
     """Return what ComfyUI shows of a missing file."""
     (folder,) = {
         folder
-        for folders in (notes.OVI, notes.DREAMID, notes.LARGER)
+        for folders in (notes.WRITTEN, notes.DREAMID, notes.LARGER)
         for folder, urls in folders.items()
         if url in urls
     }
@@ -226,11 +232,15 @@ TEMPLATES = {
     ),
     "Ovi 5 Twenty Seconds": Template(
         prompt="ovi_context_windows",
-        places=WIDE,
-        groups=GROUPS | {"3 Size, length, seed": [WINDOWS.title]},
+        places=WIDE | {"OviTimeline": WIDE["OviTextEncode"]},
+        groups=GROUPS
+        | {
+            "2 Prompt": ["OviGuidance", notes.VIDEO_NEGATIVE, notes.AUDIO_NEGATIVE, "OviTimeline"],
+            "3 Size, length, seed": [WINDOWS.title],
+        },
         about=notes.ABOUT_WINDOWS,
         boxes=[WINDOWS],
-        feeds=FEEDS,
+        feeds=feeds("OviTimeline"),
     ),
     "Ovi 6 Second Pass": Template(
         prompt="ovi_second_pass",
@@ -284,6 +294,25 @@ TEMPLATES = {
         about=notes.ABOUT_GUIDES,
         links=notes.LINKS,
         boxes=[GUIDES],
+    ),
+    "Ovi Idea": Template(
+        prompt="ovi_idea",
+        places={
+            "16": (0, 0, 300, 106),
+            "OviIdea": (0, 170, 300, 360),
+            notes.MODEL_LINKS: (0, 600, 300, 270),
+            "TextGenerate": (340, 0, 300, 530),
+            notes.ABOUT: (340, 600, 620, 270),
+            "OviAnswer": (680, 0, 280, 330),
+            "PreviewAny": (1000, 0, 420, 190),
+            IDEA.title: (1000, 260, 420, 610),
+            "SaveVideo": (1460, 260, 380, 400),
+        },
+        groups={},
+        about=notes.ABOUT_IDEA,
+        links=notes.LINKS_FOR_IDEA,
+        boxes=[IDEA],
+        files={"16": [notes.LANGUAGE_MODEL]},
     ),
     "Ovi Own Audio": Template(
         prompt="ovi_own_audio",

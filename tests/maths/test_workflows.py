@@ -24,6 +24,7 @@ EXPERIMENTAL = (
     "OviGuide",
     "OviRemake",
     "OviStoryboard",
+    "OviTimeline",
     "ContextWindowsManual",
 )  # beyond what Ovi was trained on
 
