@@ -72,8 +72,8 @@ class OviGuidance(io.ComfyNode):
                 scale_input(
                     "sync_scale",
                     0.0,
-                    "How strongly video and audio are pushed to match each other. Recommended: 1 from 4 steps on, 2 from 10 "
-                    "steps on; 0 saves a pass of the model in every step.",
+                    "How strongly video and audio are pushed to match each other. Recommended: 1 from 4 steps on, 2 "
+                    "from 10 steps on; 0 saves a pass of the model in every step.",
                     optional=True,
                 ),
                 percent("sync_start_percent", 0.0, "Where in the schedule 'sync_scale' starts.", optional=True),
