@@ -13,26 +13,11 @@ CLIP = "<think>a fox</think>Sure:\nScene: A fox by a brook.\nSpeech: The fox: Wh
 BOARD = '--- cut\nScene: A fox.\nAudio: Water.\n--- continue\nScene: It says, "Who is there?"\nAudio: Water.'
 
 
-class LanguageModel:
-    """What ComfyUI's TextGenerate calls of a CLIP; the answer is always the same."""
-
-    def __init__(self, answer):
-        self.answer, self.asked = answer, ""
-
-    def tokenize(self, text, **_options):
-        self.asked = text
-        return {"words": text.split()}
-
-    def generate(self, tokens, **_options):
-        return list(range(len(tokens["words"])))
-
-    def decode(self, _ids):
-        return self.answer
-
-
 def write(comfy, form, answer):
     """Run an idea through the three nodes; return what the model was asked, the result, and what Ovi Answer shows."""
     core = pytest.importorskip("comfy_extras.nodes_textgen", reason="this ComfyUI generates no text")
+    from support.stand_ins import LanguageModel
+
     settings = {"form": form, "prompt_style": "960x960_5s", "length": 121}
     (request,) = comfy.node["OviIdea"].execute(idea=IDEA, **settings).args
     model = LanguageModel(answer)

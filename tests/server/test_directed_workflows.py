@@ -38,7 +38,8 @@ def test_three_clips_continue_each_other(server):
 
 def test_ten_seconds_in_windows(server):
     """The whole workflow, half as long, but the decoding of its audio by the full-size vocoder: latents are counted."""
-    prompt = fitted("ovi_context_windows", width=32, height=32, length=241, steps=1, cfg=1.0, audio_cfg=1.0)
+    changes = {"width": 32, "height": 32, "length": 241, "steps": 1, "cfg": 1.0, "audio_cfg": 1.0}
+    prompt = fitted("ovi_context_windows", prompt="A pier.\n--- from 5s\nA door.", **changes)
     del node_of(prompt, "OviDecode")["inputs"]["audio_vae"], node_of(prompt, "CreateVideo")["inputs"]["audio"]
     sampled = [id_of(prompt, "SamplerCustomAdvanced"), 0]
     prompt["parts"] = {"class_type": "LTXVSeparateAVLatent", "inputs": {"av_latent": sampled}}
@@ -48,6 +49,22 @@ def test_ten_seconds_in_windows(server):
         assert sum(1 for _ in container.decode(video=0)) == 241
     assert load_file(audio)["latent_tensor"].shape == (1, 20, geometry.audio_latents(241))
     assert "Context window 3/3: frames 30-60 of 61" in server.log.read_text()
+
+
+def test_a_clip_from_an_idea(server):
+    """The whole workflow, with a stand-in for the language model: what it answers is what is encoded."""
+    prompt = fitted("ovi_idea", width=32, height=32, length=5, steps=1)
+    entry = server.wait(server.queue(prompt))
+    (clip,) = server.files(entry)
+    frames, wave, rate, _ = read_clip(clip)
+    assert (len(frames), rate) == (5, 24)
+    assert np.abs(wave).max() > 0.01
+    shown = {key: output["text"][0] for key, output in entry["outputs"].items() if "text" in output}
+    assert (
+        shown[id_of(prompt, "PreviewAny")]
+        == "A red ball on a stage. The ball says, <S>It rains.<E>\n\nAudio: A high clear bell."
+    )
+    assert shown[id_of(prompt, "OviAnswer")].startswith("Speech: 2 words, about 0.8 s of the clip's 0.2 s")
 
 
 def test_a_clip_upscaled_at_48_frames_a_second(server):

@@ -22,6 +22,7 @@ TEXT_DIM = 64  # the width of the text encoder in stand_ins/
 OVI = "diffusion_models/Wan2_2-5B-Ovi_960x960_fp8_e4m3fn_scaled_KJ.safetensors"
 DREAMID = "diffusion_models/dreamid_omni.fp8_e4m3fn.safetensors"
 TEXT_ENCODER = "text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+LANGUAGE_MODEL = "text_encoders/qwen3.5_4b_bf16.safetensors"
 VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
@@ -44,7 +45,8 @@ def everything(models: Path) -> None:
     """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
     for folder in ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation"):
         (models / folder).mkdir(parents=True, exist_ok=True)
-    (models / TEXT_ENCODER).touch()  # stand_ins/ loads a tiny one for an empty file
+    for name in (TEXT_ENCODER, LANGUAGE_MODEL):
+        (models / name).touch()  # stand_ins/ loads a tiny one for an empty file
     ovi_model(models / OVI)
     shutil.copy(models / OVI, models / DREAMID)
     video_vae(models / VIDEO_VAE)

@@ -1,7 +1,7 @@
 """What only tests and demo need, as a custom-node folder of its own: the product carries none.
 
-Core's CLIPLoader opens no UMT5 but the full-size one, so here an empty file stands for a tiny random one. Graphs run
-unchanged.
+Core's CLIPLoader opens no UMT5 but the full-size one, so here an empty file stands for a tiny random one, or for a
+language model whose answer is always the same. Graphs run unchanged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ SENTENCES = (
     *(f"{character} {character}{character}" for character in string.printable if not character.isspace()),
 )
 
+ANSWER = "Sure:\nScene: A red ball on a stage.\nSpeech: The ball: It rains.\nAudio: A high clear bell."
 
 TEXT_DIM = 64  # the width of the tiny text encoder
 
@@ -64,14 +65,34 @@ def tiny_clip() -> comfy.sd.CLIP:
     return clip
 
 
+class LanguageModel:
+    """What core's TextGenerate calls of a CLIP; the answer is always the same."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer, self.asked = answer, ""
+
+    def tokenize(self, text: str, **_options: Any) -> dict[str, list[str]]:
+        """Keep the text."""
+        self.asked = text
+        return {"words": text.split()}
+
+    def generate(self, tokens: dict[str, list[str]], **_options: Any) -> list[int]:
+        """Return as many tokens as words."""
+        return list(range(len(tokens["words"])))
+
+    def decode(self, _ids: list[int]) -> str:
+        """Return the answer."""
+        return self.answer
+
+
 load_clip = nodes.CLIPLoader.load_clip
 
 
-def load_tiny_for_empty(loader: nodes.CLIPLoader, clip_name: str, *args: Any, **options: Any) -> tuple[comfy.sd.CLIP]:
-    """Load a text encoder as core does, and the tiny one for an empty file."""
+def load_tiny_for_empty(loader: nodes.CLIPLoader, clip_name: str, *args: Any, **options: Any) -> tuple[Any]:
+    """Load a text encoder as core does; for an empty file the tiny one, or a language model for one of that name."""
     if Path(folder_paths.get_full_path_or_raise("text_encoders", clip_name)).stat().st_size:
         return load_clip(loader, clip_name, *args, **options)
-    return (tiny_clip(),)
+    return (LanguageModel(ANSWER) if clip_name.startswith("qwen") else tiny_clip(),)
 
 
 nodes.CLIPLoader.load_clip = load_tiny_for_empty
