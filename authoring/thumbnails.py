@@ -106,6 +106,10 @@ class Studio:
     def sample(self, colour: str, latent: Any, seed: int, denoise: float = 1.0, model: Any = None) -> Any:
         """Sample the clip of a large ball; return its latent."""
         (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
+        return self.sample_prompt(cond, latent, seed, denoise, model)
+
+    def sample_prompt(self, cond: Any, latent: Any, seed: int, denoise: float = 1.0, model: Any = None) -> Any:
+        """Sample the clip of a prompt; return its latent."""
         inputs = {"positive": cond, "negative": cond, "latent_image": latent, "seed": seed, "denoise": denoise}
         return self.run("KSampler", model=model or self.model, **inputs, **SAMPLING)[0]
 
@@ -183,10 +187,16 @@ class Studio:
             (latent,) = self.run("OviGuide", **inputs, fit="refuse", fps=world.FPS)
         return self.decode(self.sample(colour, latent, seed))
 
-    def in_windows(self, colour: str, seed: int) -> Clip:
-        """Generate 20 seconds in context windows."""
+    def in_windows(self, colours: Sequence[str], seed: int) -> Clip:
+        """Generate 20 seconds in context windows, with a prompt for each colour, one after the other."""
+        starts = [round(i * geometry.seconds(LONG) / len(colours)) for i in range(len(colours))]
+        prompt = "\n".join(
+            f"--- from {start}s\n{caption(colour)}" for start, colour in zip(starts, colours, strict=True)
+        )
+        negative = {"video_negative": "", "audio_negative": "", "prompt_style": "as written"}
+        cond, _ = self.run("OviTimeline", clip=self.text, prompt=prompt, **negative)
         model = windowed(self.host, self.model, context_length=WINDOW, context_overlap=OVERLAP)
-        return self.decode(self.sample(colour, self.empty(LONG), seed, model=model))
+        return self.decode(self.sample_prompt(cond, self.empty(LONG), seed, model=model))
 
     def second_pass(self, colour: str, seed: int) -> tuple[Clip, Clip]:
         """Generate a clip, make it small, since the miniature knows one size alone, and refine it at its own size."""
@@ -231,7 +241,7 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
         "Ovi 2 Image to Video": from_image(image, studio.from_image("yellow", image, 1)),
         "Ovi 3 Three Clips in a Row": in_a_row(*studio.in_a_row("red", [6, 7, 8])),
         "Ovi 4 Audio for a Video": audio_for(studio.audio_for("green", studio.from_text("green", 9).frames, 0)),
-        "Ovi 5 Twenty Seconds": in_windows(studio.in_windows("blue", 0)),
+        "Ovi 5 Twenty Seconds": in_windows(studio.in_windows(("blue", "yellow", "green"), 0)),
         "Ovi 6 Second Pass": second_pass(*studio.second_pass("yellow", 0)),
         "Ovi 7 Upscale and 48 fps": upscaled(studio.from_text("red", 9)),
         "Ovi 8 Text to Video with KSampler": [
@@ -240,6 +250,12 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
         ],
         "Ovi 9 Text to Video, All Nodes": [*graph(), arrow(200, 130), *below(studio.from_text("yellow", 3))],
         "Ovi Guides": guides(studio, "yellow"),
+        "Ovi Idea": [
+            box(16, 20, 116, 88, NODE, rx=40, stroke=LINE), words(74, 52, "a red ball", 19),
+            words(74, 76, "falls ...", 19), arrow(140, 64, 24, across=True),
+            sheet(172, 16, 212, 96, "red", 17), arrow(200, 120),
+            *below(studio.from_text("red", 7)),
+        ],
         "Ovi Own Audio": own_audio(studio.video_for("blue", studio.from_text("blue", 5).waveform, 0)),
         "Ovi Person 1 Face and Voice": [*given(one, 16), arrow(200, 124), *below(takes[0])],
         "Ovi Person 2 Dialogue": [
