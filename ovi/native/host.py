@@ -120,6 +120,7 @@ NAMES = (
     Name("comfy.context_windows.IndexListContextWindow.get_tensor", "the mask of a window", "(mask, device, *, dim)"),
     Name("comfy.context_windows.IndexListContextHandler", "which windows there are, for prompts that change over time"),
     Name("comfy.context_windows.IndexListContextHandler.dim", "the axis of time"),
+    Name("comfy.context_windows.IndexListContextHandler.context_length", "whether a clip is sampled in windows"),
     Name(
         "comfy.context_windows.IndexListContextHandler.set_step", "the windows of the first step", "(sigmas, options)"
     ),

@@ -126,12 +126,18 @@ def test_it_costs_no_pass_more(comfy, model, loop):
     assert passes[0] == passes[1]
 
 
-def test_one_prompt_for_the_whole_time_is_that_prompt(comfy, model, loop):
-    """Prompts that all say the same change nothing."""
-    (text,) = texts(1)
-    negative = prompts(loop)[1]
+@pytest.mark.parametrize("beside", [0, 1])
+def test_prompts_that_all_say_the_same_are_one(comfy, model, loop, beside):
+    """Alone, and beside a prompt without a time, which every window reads."""
+    text, *others = texts(1 + beside)
     whole, split = (
-        ksampler(comfy, windowed(comfy, model), (positive, negative), empty(shapes=SHAPES), steps=2)
+        ksampler(
+            comfy,
+            windowed(comfy, model),
+            ([*positive, *([other, {}] for other in others)], prompts(loop)[1]),
+            empty(shapes=SHAPES),
+            steps=1,
+        )
         for positive in ([[text, {}]], timed([text] * 3))
     )
     assert_equal(split, whole, 0.0)
