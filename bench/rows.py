@@ -78,6 +78,7 @@ class Row:
     given: str = ""  # what is preserved of the scene, see `masks`; the rest is generated
     give: Callable[[Sequence[Scene]], Sequence[Scene]] = field(default=lambda scenes: scenes)  # the scenes it is of
     prompt: Callable[[Scene], str] = field(default=lambda scene: scene.caption)
+    alone: bool = False  # clips are sampled one by one, with the noise that they have in the batch
     follow: bool = False  # each clip is continued and joined with what follows it, in `bench.talking_rows`
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
     refer: Refer | None = None  # makes the reference image's latent and the recording's from a scene and a seed
@@ -276,18 +277,21 @@ def finished(
     generated: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Sample what masks say is `generated` of latents, video on Wan's scale; return the codecs' latents."""
-    joint = NestedTensor([video, audio])
-    guider.set_conds(*conds)
-    out = guider.sample(
-        comfy.sample.prepare_noise(joint, seed),
-        joint,
-        SAMPLERS[row.sampler],
-        sampling.flow_sigmas(row.steps, solver=row.sampler),
-        NestedTensor(generated) if generated else None,
-        seed=seed,
-        disable_pbar=True,
-    )
-    video, audio = out.to(comfy.model_management.intermediate_device()).unbind()
+    noise = comfy.sample.prepare_noise(NestedTensor([video, audio]), seed).unbind()
+    clips = []
+    for some in [slice(i, i + 1) for i in range(len(video))] if row.alone else [slice(None)]:
+        guider.set_conds(*([[text[some], options] for text, options in cond] for cond in conds))
+        out = guider.sample(
+            NestedTensor([part[some] for part in noise]),
+            NestedTensor([video[some], audio[some]]),
+            SAMPLERS[row.sampler],
+            sampling.flow_sigmas(row.steps, solver=row.sampler),
+            NestedTensor(generated) if generated else None,
+            seed=seed,
+            disable_pbar=True,
+        )
+        clips.append(out.to(comfy.model_management.intermediate_device()).unbind())
+    video, audio = (torch.cat(parts) for parts in zip(*clips, strict=True))
     return WAN.process_in(video), audio
 
 

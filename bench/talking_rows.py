@@ -85,13 +85,13 @@ def settings(path: Path) -> list[Row]:
         *(row(name_of(*each), steps=each[0], cfg=each[1]) for each in grid),
         *(row(f"{name}, {steps} steps", sampler=name, steps=steps) for name, steps in samplers),
         *(row(f"cfg {video:g}, audio cfg {audio:g}", cfg=video, audio_cfg=audio) for video, audio in APART),
-        *(row(f"block {block} skipped", skip_blocks=str(block)) for block in range(initial.CONFIG.num_layers)),
+        *(row(f"block {block} skipped", skip_blocks=str(block)) for block in range(1, initial.CONFIG.num_layers)),
         *(row(f"sync {scale:g}", sync_scale=scale) for scale in (1.0, 2.0, 4.0)),
         *(row(f"audio shift {shift:g}", audio_shift=shift) for shift in (2.0, 3.0, 8.0)),
         *(row(cache_name(name, each), change=cached(CACHES[name], each)) for name, each in caches),
         *(row(name, change=quantised(path, name)) for name in formats),
-        row("context windows", change=windows(anchored=False)),
-        row("context windows, anchored", change=windows(anchored=True)),
+        row("context windows", change=windows(anchored=False), alone=True),
+        row("context windows, anchored", change=windows(anchored=True), alone=True),
         row("no fusion", change=cut(TO_VIDEO, TO_AUDIO)),
     ]
 
@@ -123,7 +123,10 @@ def another(scenes: Sequence[speech.Scene]) -> Sequence[speech.Scene]:
 
 
 def windows(*, anchored: bool) -> Callable[[Patcher], Patcher]:
-    """Return a change that adds core's Context Windows; anchored, later ones begin with the clip's first frame."""
+    """Return a change that adds core's Context Windows; anchored, later ones begin with the clip's first frame.
+
+    ComfyUI 0.30.0 takes no batch there.
+    """
     options: dict[str, Any] = {"context_length": WINDOW, "context_overlap": OVERLAP, "causal_window_fix": anchored}
     options |= {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False, "dim": 2}
     options |= {"fuse_method": "pyramid", "freenoise": False, "cond_retain_index_list": ""}
