@@ -1,17 +1,16 @@
-"""The rows of the talking world on real ComfyUI, with an untrained model: two prompts and two steps."""
+"""The rows of the talking world on real ComfyUI, with two prompts and two steps."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from miniature import initial, initial_speech, judge, recogniser, speech, text, train_speech, voice, world
-from ovi.config import METADATA_KEY
+from bench import talking
+from miniature import judge, recogniser, speech, text, train_speech, voice, world
 from ovi.model import OviModel
 from support.sampling import noise, scaled
 
@@ -21,25 +20,15 @@ SCENES = [speech.scene(seed) for seed in (world.HELD_OUT, world.HELD_OUT + 1)]
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    """The file of an untrained model."""
-    path = tmp_path_factory.mktemp("talking") / "untrained.safetensors"
-    sizes = {"num_heads": initial_speech.CONFIG.num_heads, "text_len": initial_speech.CONFIG.text_len}
-    weights = {name: tensor.half() for name, tensor in initial.new_model(initial_speech.CONFIG).state_dict().items()}
-    save_file(weights, path, metadata={METADATA_KEY: json.dumps(sizes)})
-    return path
-
-
-@pytest.fixture(scope="module")
-def observed(comfy, path):
+def observed(comfy):
     """A function that samples and observes a row by its name."""
-    from bench import talking, talking_rows
+    from bench import talking_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
-    model, clip = native.load([str(path)]), text_encoder(load_file(talking.TEXT_ENCODER))
-    rows = {row.name: dataclasses.replace(row, steps=min(row.steps, 2)) for row in talking_rows.rows(path)}
-    assert len(rows) == len(talking_rows.rows(path)) <= 57  # 60 with those of a LoRA
+    model, clip = native.load([str(talking.MODEL)]), text_encoder(load_file(talking.TEXT_ENCODER))
+    rows = {row.name: dataclasses.replace(row, steps=min(row.steps, 2)) for row in talking_rows.rows(talking.MODEL)}
+    assert len(rows) == len(talking_rows.rows(talking.MODEL)) <= 57  # 60 with those of a LoRA
 
     def run(name):
         return talking_rows.observed(model, rows[name], SCENES, clip, seed=0)
@@ -52,15 +41,12 @@ def observed(comfy, path):
     [
         ("20 steps, cfg 2", 4),
         ("20 steps, cfg 1", 2),
-        ("euler, 4 steps", 4),
         ("cfg 1, audio cfg 3", 4),
         ("block 2 skipped", 4),
         ("sync 2", 6),
         ("audio shift 3", 4),
         ("LazyCache, threshold 0.4", 4),
-        ("fp8", 4),
         ("context windows, anchored", 8),
-        ("no fusion", 4),
         ("end frame given", 4),
     ],
 )
@@ -98,14 +84,14 @@ def test_continued_clips_are_joined(observed):
     assert seen.passes == 8
 
 
-def test_ksampler_and_ovi_decode_are_the_plain_loop(comfy, path):
+def test_ksampler_and_ovi_decode_are_the_plain_loop(comfy):
     """Euler, the same noise and sigmas: latents to 1e-3, and the same is heard and seen."""
     from comfy import samplers
 
     from miniature import nodes
     from ovi import native
 
-    model, steps, cfg = native.load([str(path)]), 3, 2.0
+    model, steps, cfg = native.load([str(talking.MODEL)]), 3, 2.0
     (clip,), (audio_vae,) = (
         each.execute("talking").args for each in (nodes.OviMiniatureText, nodes.OviMiniatureAudioVAE)
     )
@@ -115,10 +101,10 @@ def test_ksampler_and_ovi_decode_are_the_plain_loop(comfy, path):
     options = {"seed": 3, "steps": steps, "cfg": cfg, "denoise": 1.0}
     (out,) = comfy.run("KSampler", model=model, latent_image=latent, **named, **options)
 
-    plain = OviModel(initial_speech.CONFIG)
-    plain.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    plain = OviModel(train_speech.CONFIG)
+    plain.load_state_dict({name: tensor.float() for name, tensor in load_file(talking.MODEL).items()})
     x = list(noise(3, [part.shape for part in latent["samples"].unbind()]))
-    contexts = text.contexts([SCENES[0].caption, ""], load_file(train_speech.TEXT_ENCODER)).split(1)
+    contexts = text.contexts([SCENES[0].caption, ""], load_file(talking.TEXT_ENCODER)).split(1)
     sigmas = samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps).tolist()
     for sigma, after in pairwise(sigmas):
         positive, negative = (plain(x, torch.tensor([1000 * sigma]), each) for each in contexts)
