@@ -3,7 +3,7 @@
 Needs COMFYUI_PATH. ComfyUI samples every row, each with one change to the first one. Bounces of the ball are found in
 the video, onsets in the audio; errors are the distances between them. Next to the median distance to the nearest onset
 stands the same for video and audio of different clips, which is chance. In the last rows colour and pitch come from
-references, and those of the references count as right.
+references, and those of the references count as right. `--talking` measures the talking world instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench import comfyui
+from bench import comfyui, talking
 from miniature import WEIGHTS, figures, measure, references, world
 
 MODEL, LORA = WEIGHTS / "ovi_miniature.safetensors", WEIGHTS / "references_lora.safetensors"
@@ -77,17 +77,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="only this many rows")
     parser.add_argument("--named", default="", metavar="PATTERN", help="only rows whose name matches")
     parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
-    parser.add_argument("--model", type=Path, default=MODEL)
-    parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
+    parser.add_argument("--talking", action="store_true", help="the talking world's rows instead: see bench/talking.py")
+    parser.add_argument("--model", type=Path, help="in place of the one that is shipped")
+    parser.add_argument("--lora", type=Path, help="that follows references; with --talking, one whose strength varies")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip")
+    parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip, or the talking rows")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     comfyui.start(args.device)
+    if args.talking:
+        talking.run(args)
+        return
     from bench.rows import reference_rows, rows, sampled, synchrony_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
+    path = args.model or MODEL
     first = world.HELD_OUT + 1000 * (1 + args.seed)
     plain = [world.scene(first + i) for i in range(args.prompts)]
     referring = [references.scene(first + i) for i in range(args.reference_prompts)]
@@ -96,8 +101,8 @@ def main() -> None:
         print(HEAD)
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
-        model = native.load([str(args.model)])
-        table = synchrony_rows() if args.synchrony else [*rows(args.model), *reference_rows(args.lora)]
+        model = native.load([str(path)])
+        table = synchrony_rows() if args.synchrony else [*rows(path), *reference_rows(args.lora or LORA)]
         named = [row for row in table if re.search(args.named, row.name)]
         for row in named[: args.rows]:
             scenes = plain if row.refer is None else referring

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -24,12 +25,15 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from torch import Tensor
 
 from miniature import nodes, references, world
+from miniature.codecs import AudioCodec, VideoCodec
 from ovi import geometry, native, sampling
 from ovi.files import read_safetensors
 from ovi.native.lora import apply
 from ovi.native.references import add_person
 from ovi.tools import convert
 
+WAN = comfy.latent_formats.Wan22()
+START = 4  # video latents of a start that is given, half a second
 STEPS, GUIDED = 20, 2.0
 REFERENCE_STEPS, REFERENCE_CFG = 10, (1.5, 2.0)  # of the rows with references; the scales are DreamID-Omni's
 SAMPLERS = {"unipc": comfy.samplers.KSAMPLER(sampling.sample_unipc)}
@@ -37,7 +41,26 @@ SAMPLERS |= {name: comfy.samplers.ksampler(core) for name, core in (("dpm++", "d
 TO_VIDEO, TO_AUDIO = "a2v_cross_attn", "v2a_cross_attn"  # the fusion's two directions, as ComfyUI's options name them
 
 Patcher = Any
+Scene = Any  # of either world
 Refer = Callable[[world.Scene, int], tuple[Tensor, Tensor]]
+
+
+class Stage(NamedTuple):
+    """The world that scenes are of: the size of its frames, and what encodes scenes to video and audio latents."""
+
+    height: int
+    width: int
+    encode: Callable[[Sequence[Scene]], tuple[Tensor, Tensor]]
+
+
+def ball_latents(scenes: Sequence[world.Scene]) -> tuple[Tensor, Tensor]:
+    """Encode scenes of the ball: video [N, 48, F, h, w] and audio [N, 20, L]."""
+    frames = torch.stack([world.frames(scene) for scene in scenes]).movedim(-1, 1)
+    waves = torch.stack([world.waveform(scene) for scene in scenes])
+    return VideoCodec().encode(2 * frames - 1), AudioCodec().encode(waves)
+
+
+BALL = Stage(world.HEIGHT, world.WIDTH, ball_latents)
 
 
 @dataclass(frozen=True)
@@ -48,9 +71,15 @@ class Row:
     sampler: str = "unipc"
     steps: int = STEPS
     cfg: float = 1.0
+    audio_cfg: float | None = None  # None: as much as the video's
     skip_blocks: str = ""
     sync_scale: float = 0.0
-    given: str = ""  # "video" or "audio": that of the scene is preserved, the other one generated
+    audio_shift: float = 0.0  # 0: as much as the video's
+    given: str = ""  # what is preserved of the scene, see `masks`; the rest is generated
+    give: Callable[[Sequence[Scene]], Sequence[Scene]] = field(default=lambda scenes: scenes)  # the scenes it is of
+    prompt: Callable[[Scene], str] = field(default=lambda scene: scene.caption)
+    alone: bool = False  # clips are sampled one by one, with the noise that they have in the batch
+    follow: bool = False  # each clip is continued and joined with what follows it, in `bench.talking_rows`
     change: Callable[[Patcher], Patcher] = field(default=lambda model: model)
     refer: Refer | None = None  # makes the reference image's latent and the recording's from a scene and a seed
     vary: Callable[[world.Scene], world.Scene] = field(default=lambda scene: scene)  # what the references show instead
@@ -68,9 +97,9 @@ def cut(*directions: str) -> Callable[[Patcher], Patcher]:
     return change
 
 
-def easycache(threshold: float) -> Callable[[Patcher], Patcher]:
-    """Return a change that adds core's EasyCache, with its default settings except for the threshold."""
-    return lambda model: EasyCacheNode.execute(model, threshold, 0.15, 0.95, False).args[0]
+def cached(node: Any, threshold: float) -> Callable[[Patcher], Patcher]:
+    """Return a change that adds a cache of core's, with its default settings except for the threshold."""
+    return lambda model: node.execute(model, threshold, 0.15, 0.95, False).args[0]
 
 
 def unscaled(path: Path) -> Callable[[Patcher], Patcher]:
@@ -85,13 +114,13 @@ def unscaled(path: Path) -> Callable[[Patcher], Patcher]:
     return change
 
 
-def fp8(path: Path) -> Callable[[Patcher], Patcher]:
-    """Return a change to the model in `path` converted to fp8."""
+def quantised(path: Path, name: str) -> Callable[[Patcher], Patcher]:
+    """Return a change to the model in `path` converted to a format."""
 
     def change(_: Patcher) -> Patcher:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            converted = Path(folder, "fp8.safetensors")
-            convert.run(convert.quantize(path, converted, convert.FORMATS["fp8"]), dry_run=False)
+            converted = Path(folder, "quantised.safetensors")
+            convert.run(convert.quantize(path, converted, convert.FORMATS[name]), dry_run=False)
             return native.load([str(converted)])
 
     return change
@@ -107,9 +136,9 @@ def rows(path: Path) -> list[Row]:
         Row("audio RoPE unscaled", change=unscaled(path)),
         Row("guidance", cfg=GUIDED),
         Row("guidance, block 2 skipped", cfg=GUIDED, skip_blocks="2"),
-        Row("fp8", change=fp8(path)),
-        Row("EasyCache, threshold 0.2 (its default)", change=easycache(0.2)),
-        Row("EasyCache, threshold 0.4", change=easycache(0.4)),
+        Row("fp8", change=quantised(path, "fp8")),
+        Row("EasyCache, threshold 0.2 (its default)", change=cached(EasyCacheNode, 0.2)),
+        Row("EasyCache, threshold 0.4", change=cached(EasyCacheNode, 0.4)),
         *(Row(f"{name}, {steps} steps", name, steps) for name in SAMPLERS for steps in (4, 10, 30, 50)),
     ]
 
@@ -129,9 +158,9 @@ def reference_rows(path: Path) -> list[Row]:
     ]
 
 
-def lora(path: Path) -> Callable[[Patcher], Patcher]:
+def lora(path: Path, strength: float = 1.0) -> Callable[[Patcher], Patcher]:
     """Return a change that applies the LoRA in `path`."""
-    return lambda model: apply(model, read_safetensors(path)[0], 1.0, 1.0)[0]
+    return lambda model: apply(model, read_safetensors(path)[0], strength, strength)[0]
 
 
 def another(name: str, values: Collection[str]) -> Callable[[world.Scene], world.Scene]:
@@ -173,58 +202,111 @@ def synchrony_rows() -> list[Row]:
 def sampled(
     model: Patcher, row: Row, scenes: Sequence[world.Scene], clip: Any, seed: int, length: int = world.FRAMES
 ) -> tuple[Tensor, Tensor]:
-    """Sample the scenes' captions: frames [N, length, H, W, 3] from 0 to 1, and waveforms [N, samples] at 16 kHz.
+    """Sample the captions of scenes of the ball: frames [N, length, H, W, 3] from 0 to 1, waveforms [N, samples].
 
     `clip` is ComfyUI's text encoder, `length` in frames. With references the scenes are sampled one by one, since the
     clips of a batch have the same.
     """
+    guider = guided(model, row)
+    if row.refer is None:
+        video, audio = sampled_latents(guider, row, scenes, conditioned(row, scenes, clip), seed, BALL, length)
+    else:
+        clips = []
+        for i, scene in enumerate(map(row.vary, scenes)):
+            given = row.refer(scene, world.HELD_OUT + i)
+            *conds, _ = add_person(encoded(clip, [scene.caption]), encoded(clip, [""]), *given)
+            clips.append(sampled_latents(guider, row, [scene], conds, seed + i, BALL, length))
+        video, audio = (torch.cat(parts) for parts in zip(*clips, strict=True))
+    return VideoCodec().decode(video).movedim(1, -1) / 2 + 0.5, AudioCodec().decode(audio)
+
+
+def guided(model: Patcher, row: Row) -> Any:
+    """Return ComfyUI's guider of a row."""
     video_cfg, audio_cfg = row.reference_cfg
     options = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg, "sync_scale": row.sync_scale}
-    guider = comfy.samplers.CFGGuider(native.guide(row.change(model), row.cfg, row.skip_blocks, **options))
+    audio = row.cfg if row.audio_cfg is None else row.audio_cfg
+    changed = native.guide(row.change(model), audio, row.skip_blocks, audio_shift=row.audio_shift, **options)
+    guider = comfy.samplers.CFGGuider(changed)
     guider.set_cfg(row.cfg)
-    if row.refer is None:
-        conds = [encoded(clip, texts) for texts in ([scene.caption for scene in scenes], [""] * len(scenes))]
-        return _run(guider, row, conds, scenes, seed, length)
-    clips = []
-    for i, scene in enumerate(map(row.vary, scenes)):
-        given = row.refer(scene, world.HELD_OUT + i)
-        *conds, _ = add_person(encoded(clip, [scene.caption]), encoded(clip, [""]), *given)
-        clips.append(_run(guider, row, conds, [scene], seed + i, length))
-    frames, waveforms = (torch.cat(parts) for parts in zip(*clips, strict=True))
-    return frames, waveforms
+    return guider
+
+
+def conditioned(row: Row, scenes: Sequence[Scene], clip: Any) -> list[Any]:
+    """Encode the prompts of scenes, and as many empty ones."""
+    return [encoded(clip, texts) for texts in ([row.prompt(scene) for scene in scenes], [""] * len(scenes))]
 
 
 def encoded(clip: Any, texts: Sequence[str]) -> list[list[Any]]:
     """Encode texts, one for each clip of a batch, as a CONDITIONING."""
-    tokens = [clip.tokenize(text, disable_weights=True) for text in texts]
-    return [[torch.cat([clip.encode_from_tokens(one) for one in tokens]), {}]]
+    each = {text: clip.encode_from_tokens(clip.tokenize(text, disable_weights=True)) for text in set(texts)}
+    return [[torch.cat([each[text] for text in texts]), {}]]
 
 
-def _run(
-    guider: Any, row: Row, conds: Sequence[Any], scenes: Sequence[world.Scene], seed: int, length: int
+def sampled_latents(
+    guider: Any,
+    row: Row,
+    scenes: Sequence[Scene],
+    conds: Sequence[Any],
+    seed: int,
+    stage: Stage,
+    length: int = world.FRAMES,
 ) -> tuple[Tensor, Tensor]:
-    """Sample a clip for each scene with prompts, the positive and the negative one; return frames and waveforms."""
-    batch, latents = len(scenes), (geometry.video_latents(length), geometry.audio_latents(length))
-    video = torch.zeros(batch, geometry.VIDEO_CHANNELS, latents[0], world.HEIGHT // 16, world.WIDTH // 16)
-    audio = torch.zeros(batch, geometry.AUDIO_CHANNELS, latents[1])
-    masks = [torch.ones(1, 1, *video.shape[2:]), torch.ones(1, 1, latents[1])]
-    noise = comfy.sample.prepare_noise(NestedTensor([video, audio]), seed)
-    if row.given == "video":
-        frames = torch.stack([world.frames(scene) for scene in scenes]).movedim(-1, 1)
-        video, masks[0] = nodes.VideoModel().encode(2 * frames - 1), torch.zeros_like(masks[0])
-    elif row.given == "audio":
-        waves = torch.stack([world.waveform(scene) for scene in scenes])
-        audio, masks[1] = nodes.AudioModel().encode(waves[:, None])[..., : latents[1]], torch.zeros_like(masks[1])
-    guider.set_conds(*conds)
-    out = guider.sample(
-        noise,
-        NestedTensor([video, audio]),
-        SAMPLERS[row.sampler],
-        sampling.flow_sigmas(row.steps, solver=row.sampler),
-        NestedTensor(masks) if row.given else None,
-        seed=seed,
-        disable_pbar=True,
-    )
-    video, audio = out.to(comfy.model_management.intermediate_device()).unbind()
-    frames = nodes.VideoModel().decode(video).movedim(1, -1) / 2 + 0.5
-    return frames, nodes.AudioModel().decode(audio)[:, 0]
+    """Sample a clip for each scene with prompts, the positive and the negative one: the codecs' latents.
+
+    They are video [N, 48, F, h, w] and audio [N, 20, L], on ComfyUI's intermediate device.
+    """
+    latents = geometry.video_latents(length), geometry.audio_latents(length)
+    video = torch.zeros(len(scenes), geometry.VIDEO_CHANNELS, latents[0], stage.height // 16, stage.width // 16)
+    audio = torch.zeros(len(scenes), geometry.AUDIO_CHANNELS, latents[1])
+    generated = None
+    if row.given:
+        generated = masks(row.given, *(torch.ones(1, 1, *part.shape[2:]) for part in (video, audio)))
+        given = stage.encode(row.give(scenes))
+        video, audio = (torch.where(mask == 0, x, 0.0) for mask, x in zip(generated, given, strict=True))
+        video = WAN.process_out(video)
+    return finished(guider, row, conds, seed, video, audio[..., : latents[1]], generated)
+
+
+def finished(
+    guider: Any,
+    row: Row,
+    conds: Sequence[Any],
+    seed: int,
+    video: Tensor,
+    audio: Tensor,
+    generated: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Sample what masks say is `generated` of latents, video on Wan's scale; return the codecs' latents."""
+    noise = comfy.sample.prepare_noise(NestedTensor([video, audio]), seed).unbind()
+    clips = []
+    for some in [slice(i, i + 1) for i in range(len(video))] if row.alone else [slice(None)]:
+        guider.set_conds(*([[text[some], options] for text, options in cond] for cond in conds))
+        out = guider.sample(
+            NestedTensor([part[some] for part in noise]),
+            NestedTensor([video[some], audio[some]]),
+            SAMPLERS[row.sampler],
+            sampling.flow_sigmas(row.steps, solver=row.sampler),
+            NestedTensor(generated) if generated else None,
+            seed=seed,
+            disable_pbar=True,
+        )
+        clips.append(out.to(comfy.model_management.intermediate_device()).unbind())
+    video, audio = (torch.cat(parts) for parts in zip(*clips, strict=True))
+    return WAN.process_in(video), audio
+
+
+def masks(given: str, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Set masks [1, 1, F, h, w] and [1, 1, L] of ones to 0 where something is given.
+
+    It is "video", "audio", the "start" of both, or the "end" of the video, its last frames.
+    """
+    if given == "video":
+        video.zero_()
+    elif given == "audio":
+        audio.zero_()
+    elif given == "start":
+        video[:, :, :START] = 0.0
+        audio[..., : geometry.audio_latents(geometry.frames(START))] = 0.0
+    elif given == "end":
+        video[:, :, -1] = 0.0
+    return video, audio

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import speech
 from .codecs import SPEECH, AudioCodec
-from .world import COLOURS, FPS, FRAMES, RATE
+from .world import COLOURS, FPS, RATE
 
 SWING = 0.1  # how much a mouth opens or closes at least, as a share of its range in the clip ...
 STILL = 0.02  # ... and of the box around it: less is noise
@@ -99,8 +99,9 @@ def loudness(waveforms: Tensor) -> Tensor:
 
 def synchrony(seen: Seen, loud: Tensor, vowels: Sequence[float]) -> Sync:
     """Compare the lips of a clip with the loudness [parts] and the vowels of an audio."""
-    times = torch.arange(FRAMES) / FPS + LAGS[:, None]
-    correlations = _correlations(seen.opening, _at(loud, times.clamp(0, (FRAMES - 1) / FPS)))
+    times = torch.arange(len(seen.opening)) / FPS
+    lagging = (times + LAGS[:, None]).clamp(0, times[-1])
+    correlations = _correlations(seen.opening, _at(loud, lagging))
     return Sync(
         correlation=correlations[len(LAGS) // 2].item(),
         lag=LAGS[correlations.argmax()].item(),

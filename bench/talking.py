@@ -1,0 +1,222 @@
+"""The quality of the talking world's clips: a table, intervals, and a picture, for `python -m bench.quality --talking`.
+
+Syllable errors are the share of the syllables that are wrong, missing or too many. Every row has the prompts and the
+noise of the first one, so that differences from it are paired: their 95 % intervals come from drawing clips again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+from torch import Tensor
+
+from miniature import WEIGHTS, judge, speech, world
+from miniature.figures import GRID, INK, LINES, PAPER
+
+MODEL, TEXT_ENCODER = WEIGHTS / "ovi_talking.safetensors", WEIGHTS / "umt5_talking.safetensors"
+
+DRAWS = 2000  # bootstrap samples
+HARM = 0.03  # more syllable errors, or less correlation, than a cache may be shown to bring for being harmless
+COLUMNS: Mapping[str, str] = {
+    "vowels": "{:.0%}",
+    "voice": "{:.0%}",
+    "pace": "{:.0%}",
+    "look": "{:.0%}",
+    "correlation": "{:.2f}",
+    "lag_ms": "{:.0f} ms",
+    "to_vowel_ms": "{:.0f} ms",
+    "to_opening_ms": "{:.0f} ms",
+    "openings": "{:.2f}",
+}
+NAMES, AXIS, LINE = 300, 300, 16  # pixels: the width of the rows' names and of an axis, and the height of a row
+HEAD = (
+    "| | Syllable errors | Against the first | Vowels | Voice | Pace | Look | Correlation | Lag | To a vowel "
+    "| To an opening | Openings | Passes | Time |\n|" + "---|" * 14
+)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def percent(self, *, signed: bool = False) -> str:
+        """Word it in percent, or in points with a sign."""
+        numbers = (f"{100 * each:{'+' if signed else ''}.1f}" for each in (self.value, self.low, self.high))
+        value, low, high = numbers
+        return f"{value}{'' if signed else '%'} ({low} to {high})"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The verdicts on a row's clips, the passes of the model for each clip, and the seconds of sampling them."""
+
+    name: str
+    verdicts: Sequence[judge.Verdict]
+    passes: float
+    seconds: float
+
+    @property
+    def errors(self) -> Tensor:
+        """The syllable errors of each clip, [N]."""
+        return torch.tensor([float(each.words.errors) for each in self.verdicts])
+
+    @property
+    def correlations(self) -> Tensor:
+        """The correlation of each clip, [N]."""
+        return torch.tensor([each.sync.correlation for each in self.verdicts])
+
+    @property
+    def syllables(self) -> Tensor:
+        """The syllables of each clip's prompt, [N]."""
+        return torch.tensor([float(each.syllables) for each in self.verdicts])
+
+    def error_rate(self) -> Interval:
+        """Return the share of the syllables that are errors."""
+        return share(self.errors, self.syllables)
+
+    def more_errors(self, than: Result) -> Interval | None:
+        """Return how many more they are than another row's, where the prompts are the same."""
+        if not torch.equal(self.syllables, than.syllables):
+            return None
+        return share(self.errors - than.errors, self.syllables)
+
+    def more_correlation(self, than: Result) -> Interval:
+        """Return how much larger the mean correlation is than another row's."""
+        return share(self.correlations - than.correlations, torch.ones(len(self.verdicts)))
+
+    def cells(self, first: Result) -> list[str]:
+        """Word it for the table."""
+        summary = judge.summary(self.verdicts)
+        more = None if self is first else self.more_errors(first)
+        return [
+            self.name,
+            self.error_rate().percent(),
+            more.percent(signed=True) if more else "",
+            *(form.format(summary[name]) for name, form in COLUMNS.items()),
+            f"{self.passes:.1f}",
+            f"{self.seconds:.0f} s",
+        ]
+
+    def saved(self) -> dict[str, Any]:
+        """Return it for a JSON file, with what each clip is compared by."""
+        each = {"errors": self.errors.tolist(), "correlations": [round(one, 4) for one in self.correlations.tolist()]}
+        return {**judge.summary(self.verdicts), "passes": self.passes, "seconds": self.seconds, "clips": each}
+
+
+def share(parts: Tensor, wholes: Tensor) -> Interval:
+    """Return the sum of parts [N] as a share of that of wholes [N], with its interval over clips."""
+    drawn = torch.randint(len(parts), (DRAWS, len(parts)), generator=torch.Generator().manual_seed(0))
+    shares = parts[drawn].sum(1) / wholes[drawn].sum(1)
+    low, high = shares.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return Interval((parts.sum() / wholes.sum()).item(), low, high)
+
+
+def by_chance(first: Result) -> str:
+    """Word the measures of the first row by chance, for the table."""
+    summary = judge.summary(first.verdicts)
+    cells = [form.format(summary.get(f"{name}_chance", math.nan)) for name, form in COLUMNS.items()]
+    return " | ".join(["by chance", f"{summary['syllables_chance']:.1%}", "", *cells, "", ""]).replace("nan", "")
+
+
+def comparisons(results: Mapping[str, Result], pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Say how many more errors the first of each pair of rows has than the second, where both were measured."""
+    for more, than in pairs:
+        if more in results and than in results:
+            difference = results[more].more_errors(results[than])
+            if difference:
+                yield f"{more} against {than}: {difference.percent(signed=True)} points of syllable errors"
+
+
+def harmless(results: Mapping[str, Result], first: Result, names: Mapping[float, str]) -> float | None:
+    """Return the largest of thresholds, with the `names` of their rows, up to which a cache does no harm.
+
+    Both intervals, of the difference in errors and in correlation, exclude a harm of more than `HARM`.
+    """
+    best = None
+    for threshold, name in sorted(names.items()):
+        row = results.get(name)
+        more = row.more_errors(first) if row else None
+        if row is None or more is None or more.high > HARM or row.more_correlation(first).low < -HARM:
+            break
+        best = threshold
+    return best
+
+
+def picture(results: Sequence[Result]) -> Image.Image:
+    """Draw the syllable errors of rows with their intervals, and the correlation of lips and loudness beside them."""
+    page = Image.new("RGB", (NAMES + 2 * AXIS, LINE * (len(results) + 2)), PAPER)
+    pen = ImageDraw.Draw(page)
+
+    def place(panel: int, value: float) -> float:
+        return NAMES + panel * AXIS + 10 + max(0.0, min(value, 1.0)) * (AXIS - 30)
+
+    for panel, title in enumerate(("syllable errors, %", "correlation")):
+        for tick in range(0, 11, 2):
+            x = place(panel, tick / 10)
+            pen.line([(x, LINE), (x, page.height - LINE)], fill=GRID)
+            pen.text((x - 6, page.height - LINE + 2), str(10 * tick if panel == 0 else tick / 10), fill=INK)
+        pen.text((place(panel, 0), 1), title, fill=INK)
+    for i, result in enumerate(results):
+        y = LINE * (i + 1.5)
+        pen.text((4, y - 6), result.name, fill=INK)
+        of_correlation = share(result.correlations, torch.ones(len(result.verdicts)))
+        for panel, interval in enumerate((result.error_rate(), of_correlation)):
+            pen.line([(place(panel, interval.low), y), (place(panel, interval.high), y)], fill=LINES[panel], width=2)
+            x = place(panel, interval.value)
+            pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=LINES[panel])
+    return page
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every row, or the first ones, and print them as they come, then what they say of few steps and caches.
+
+    `args` are those of `bench.quality`; importing ComfyUI must be possible by now.
+    """
+    from bench.talking_rows import CACHES, PAIRS, THRESHOLDS, cache_name, observed, rows
+    from miniature.nodes import text_encoder
+    from ovi import native
+
+    first_seed = world.HELD_OUT + 1000 * (1 + args.seed)
+    scenes = [speech.scene(first_seed + i) for i in range(args.prompts)]
+    results: dict[str, Result] = {}
+    with torch.inference_mode():
+        clip = text_encoder(load_file(TEXT_ENCODER))
+        model, others = native.load([str(args.model or MODEL)]), judge.others(scenes)
+        if not args.json:
+            print(HEAD)
+        for row in rows(args.model or MODEL, args.lora)[: args.rows]:
+            seen = observed(model, row, scenes, clip, args.seed)
+            verdicts = [judge.judge(*each) for each in zip(seen.scenes, seen.clips, others, strict=True)]
+            results[row.name] = Result(row.name, verdicts, seen.passes, seen.seconds)
+            if not args.json:
+                _print(results[row.name], next(iter(results.values())))
+    first = next(iter(results.values()))
+    if args.figure:
+        picture(list(results.values())).save(args.figure, optimize=True)
+    if args.json:
+        said = {name: getattr(args, name) for name in ("prompts", "seed")}
+        print(json.dumps(said | {"rows": {name: result.saved() for name, result in results.items()}}, indent=1))
+        return
+    print("", *comparisons(results, PAIRS), sep="\n")
+    for cache in CACHES:
+        most = harmless(results, first, {each: cache_name(cache, each) for each in THRESHOLDS})
+        print(f"{cache}: {'no threshold is' if most is None else f'up to {most:g}'} harmless")
+
+
+def _print(result: Result, first: Result) -> None:
+    """Print a row, and chance below the first."""
+    print(f"| {' | '.join(result.cells(first))} |", flush=True)
+    if result is first:
+        print(f"| {by_chance(first)} |", flush=True)
