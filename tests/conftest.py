@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from playwright.sync_api import Page
 
-from support import GOLDEN, ROOT, browser, tiny
+from support import GOLDEN, ROOT, browser, emulated_tests, tiny
 from support.comfy_host import DEVICES, Host
 from support.comfy_server import Server
 
@@ -31,6 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the choice of the device that ComfyUI computes on."""
     parser.addoption("--device", choices=DEVICES, default="cpu", help="that ComfyUI computes on; needs tests/comfyui")
     parser.addoption("--dynamic-vram", action="store_true", help="on cuda: weights move as ComfyUI moves them there")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what the emulated device cannot do."""
+    if config.getoption("--device") == "emulated":
+        emulated_tests.mark(items)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -60,10 +60,12 @@ def conditions(
 ) -> dict[str, comfy.conds.CONDList]:
     """Return the references of a prompt as ComfyUI hands them to the model, images normalised.
 
-    `given` are the values of a CONDITIONING, `shapes` those of the joint latent. Raises ValueError for references of
+    They are on the model's device, or ComfyUI would copy them there in every step. `given` are the values of a
+    CONDITIONING, beside the `device`; `shapes` those of the joint latent. Raises ValueError for references of
     another shape than the model reads.
     """
     _, channels, _, height, width = shapes[0]
+    device = given["device"]
     found = {}
     if images := given.get(IMAGES_KEY):
         for image in images:
@@ -81,9 +83,9 @@ def conditions(
                     f"A reference image was prepared for {prepared}, but the clip is {sampled}: connect the latent "
                     "that is sampled to 'latent' of every 'Ovi Person'."
                 )
-        found[IMAGES] = comfy.conds.CONDList([normalise(image) for image in images])
+        found[IMAGES] = comfy.conds.CONDList([normalise(image.to(device)) for image in images])
     if voices := given.get(VOICES_KEY):
-        found[VOICES] = comfy.conds.CONDList(list(voices))
+        found[VOICES] = comfy.conds.CONDList([voice.to(device) for voice in voices])
     return found
 
 

@@ -4,34 +4,69 @@ Its tensors are torch-opencl's, on pocl: `opencl:0` and on. That has next to no 
 numbers that are kept there for every storage of the device. This shows where tensors are, with real numbers; it has no
 streams, no pinned memory, and not the kernels of a card with their dtypes.
 
-Importing this installs it, for the whole process. It needs torch-opencl, and pocl, which makes as many devices as
-`POCL_DEVICES` names: "pthread pthread" are two.
+Importing this installs it, for the whole process. It needs torch-opencl, which PyTorch must not have loaded by itself
+(`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), and pocl, which makes as many devices as `POCL_DEVICES` names: "pthread pthread"
+are two.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch_opencl
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+
+class _Guard(torch._C._acc.DeviceGuard):
+    """What PyTorch has for backends in Python: streams and events of which there is nothing to wait for."""
+
+    def type_(self) -> Any:
+        return _GUARDED
+
+
+_GUARDED = torch._C._autograd.DeviceType.PrivateUse1
+_C10 = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+_guards = (ctypes.c_void_p * (int(_GUARDED) + 1)).in_dll(_C10, "_ZN3c104impl26device_guard_impl_registryE")
+_guard = _Guard()
+
+
+def _load() -> int:
+    """Load torch-opencl, which names the device; return the address of a guard that autograd can use."""
+    torch._C._acc.register_python_privateuseone_device_guard(_guard)
+    with_events = _guards[int(_GUARDED)]
+    import torch_opencl
+
+    if with_events == _guards[int(_GUARDED)]:
+        raise RuntimeError("torch-opencl was loaded before: set TORCH_DEVICE_BACKEND_AUTOLOAD=0.")
+    torch_opencl._autoload()
+    # What PyTorch asks every device for: torch.autocast even where it is off, checkpoints even without random numbers.
+    torch.opencl.get_amp_supported_dtype = list
+    torch.opencl.get_rng_state = lambda *_: torch.zeros(0)
+    torch.opencl.set_rng_state = lambda *_: None
+    return with_events
+
+
+_WITH_EVENTS = _load()
 TYPE = "opencl"
 DEVICE = torch.device(TYPE, 0)
 CPU = torch.device("cpu")
 
 KEY = "PrivateUse1"
 # What torch-opencl does: memory. The few operators that it has beside these are not used.
-MEMORY = {"empty.memory_format", "empty_strided", "view"}
+MEMORY = {"empty.memory_format", "empty_strided"}
 INDEXING = ("aten::index.", "aten::index_put", "aten::_index_put_impl_")  # for which a card takes indices on the CPU
 PRUNE = 1000  # storages, after which those that died are let go
 
-_view = torch.library.get_kernel("aten::as_strided", "CPU")  # works on any storage; torch-opencl's forgets the index
+# The CPU's own kernels make views of any storage, where torch-opencl's are of contiguous tensors alone.
+VIEWS = ("view", "as_strided", "set_.source_Storage", "set_.source_Storage_storage_offset")
+_of_cpu = {name: torch.library.get_kernel(f"aten::{name}", "CPU") for name in VIEWS}
 _resize = torch.library.get_kernel("aten::resize_", KEY)
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 _VIEW_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
@@ -99,6 +134,17 @@ class Memory:
             self._peak = None
 
 
+@contextmanager
+def autograd() -> Iterator[None]:
+    """Let autograd run backwards on `DEVICE`, for which it asks the device for events: torch-opencl has none."""
+    index = int(_GUARDED)
+    _guards[index], own = _WITH_EVENTS, _guards[index]
+    try:
+        yield
+    finally:
+        _guards[index] = own
+
+
 LIVE = Memory()
 _watching: list[Traffic] = []
 
@@ -154,7 +200,10 @@ def _run(operator: Any, *args: Any, **kwargs: Any) -> Any:
         return value if isinstance(value, Tensor) and value.device == CPU else down(value)
 
     def argument(position: int, value: Any) -> Any:
-        is_index = name.startswith(INDEXING) and schema.arguments[position].name == "indices"
+        wanted = schema.arguments[position]
+        if isinstance(value, (int, float)) and str(wanted.type) == "Tensor":  # a number that PyTorch made a tensor
+            return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+        is_index = name.startswith(INDEXING) and wanted.name == "indices"
         return _change(value, index_down if is_index else down)
 
     on_cpu = [argument(position, value) for position, value in enumerate(args)]
@@ -206,12 +255,12 @@ def _item(x: Tensor) -> Any:
 
 def _strided(x: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Tensor:
     """View a storage."""
-    return _view.call_boxed(_VIEW_KEYS, x, list(size), list(stride), storage_offset)
+    return _of_cpu["as_strided"].call_boxed(_VIEW_KEYS, x, list(size), list(stride), storage_offset)
 
 
 def _resized(x: Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None) -> Tensor:
     """Resize a tensor on its own device, where torch-opencl takes the current one."""
-    with torch_opencl.device(x.device.index):
+    with torch.opencl.device(x.device.index):
         return _resize.call_boxed(_KEYS, x, list(size), memory_format=memory_format)
 
 
@@ -258,9 +307,12 @@ def _install() -> None:
         "as_strided": _strided,
         "_reshape_alias": _strided,
         "resize_": _resized,
+        "view": lambda x, size: _of_cpu["view"].call_boxed(_VIEW_KEYS, x, list(size)),
         "convolution_overrideable": partial(_run, torch.ops.aten.convolution.default),
         "convolution_backward_overrideable": _convolution_backward,
     }
+    for name in VIEWS[2:]:
+        kernels[name] = partial(_of_cpu[name].call_boxed, _VIEW_KEYS)
     for registered in torch._C._dispatch_get_registrations_for_dispatch_key(KEY):
         namespace, _, name = registered.partition("::")
         if namespace == "aten" and name not in MEMORY | kernels.keys() and (operator := _operator(name)):
@@ -270,6 +322,8 @@ def _install() -> None:
         _ATEN.impl(name, kernel, KEY, allow_override=True)
     for key in (KEY, f"Autograd{KEY}"):
         _ATEN.impl("scaled_dot_product_attention", _attention, key)
+    with autograd():
+        torch.zeros(1, requires_grad=True).sum().backward()  # the first one, on whatever device, asks for events
 
 
 _install()
