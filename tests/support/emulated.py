@@ -103,7 +103,9 @@ class Memory:
             self.hold(x, grown)
             held = grown
         size = x.element_size()
-        return torch.as_strided(held[: len(held) // size * size].view(x.dtype), x.shape, x.stride(), x.storage_offset())
+        return torch.as_strided(
+            held[: len(held) // size * size].view(x.dtype), x.size(), x.stride(), x.storage_offset()
+        )
 
     def hold(self, x: Tensor, numbers: Tensor) -> None:
         """Make bytes on the CPU the numbers of a device tensor's storage."""
