@@ -324,7 +324,7 @@ def _install() -> None:
         _ATEN.impl(name, kernel, KEY, allow_override=True)
     for key in (KEY, f"Autograd{KEY}"):
         _ATEN.impl("scaled_dot_product_attention", _attention, key)
-    with autograd():
+    with torch.inference_mode(mode=False), torch.enable_grad(), autograd():
         torch.zeros(1, requires_grad=True).sum().backward()  # the first one, on whatever device, asks for events
 
 
