@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -31,15 +33,11 @@ from support.training import clips
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.usefixtures("needs_a_device")]
 
-PROMPTS = 2  # the positive one and the negative one
-
 
 @pytest.fixture
-def needs_a_device(comfy):
+def needs_a_device(request):
     """Skip where ComfyUI computes on the CPU."""
-    from comfy import model_management
-
-    if model_management.get_torch_device().type == "cpu":
+    if request.config.getoption("--device") == "cpu":
         pytest.skip("ComfyUI computes on the CPU; 'nox -s device' has another device")
 
 
@@ -63,9 +61,6 @@ def live(request, needs_a_device):
     return emulated.LIVE.bytes
 
 
-# Faults: by name, the module of the pack and the function that gets an argument on the CPU, and the test that fails.
-
-
 def on_the_cpu(function, position):
     """Return a function that gets one of its arguments, alone or in a list, from the CPU."""
 
@@ -83,33 +78,40 @@ def result_on_the_cpu(function):
     return lambda *args, **kwargs: function(*args, **kwargs).cpu()
 
 
+class Fault(NamedTuple):
+    """A function of the pack that is changed, how, and the test, in which file, that fails by it."""
+
+    module: str
+    function: str
+    spoil: Callable[[Any], Any]
+    file: str
+    test: str
+
+
+FORMULA = "test_ksampler_with_guidance_is_the_guidance_formula"
+LEFT = partial(on_the_cpu, position=1)
 PLANTED = {
-    "rope table": ("ovi.rope", "video_table", result_on_the_cpu),
-    "mask": ("ovi.native.model", "_masked", partial(on_the_cpu, position=1)),
-    "text": ("ovi.model", "VideoTower.embed_text", partial(on_the_cpu, position=1)),
-    "reference latent": ("ovi.references", "append", partial(on_the_cpu, position=1)),
-}
-FAIL_BY = {
-    "rope table": ("test_native", "test_ksampler_with_guidance_is_the_guidance_formula", ()),
-    "mask": ("test_native", "test_two_stages_preserve_what_the_mask_does", ()),
-    "text": ("test_native", "test_positive_and_negative_share_a_batch", ()),
-    "reference latent": ("test_persons", "test_easycache_saves_as_many_steps_as_without_references", ()),
+    "rope table": Fault("ovi.rope", "video_table", result_on_the_cpu, "test_native", FORMULA),
+    "mask": Fault("ovi.native.model", "_masked", LEFT, "test_native", "test_two_stages_preserve_what_the_mask_does"),
+    "text": Fault(
+        "ovi.model", "VideoTower.embed_text", LEFT, "test_native", "test_positive_and_negative_share_a_batch"
+    ),
+    "reference latent": Fault(
+        "ovi.references", "append", LEFT, "test_persons", "test_easycache_saves_as_many_steps_as_without_references"
+    ),
 }
 
 
 @pytest.mark.usefixtures("inference")
-@pytest.mark.parametrize("fault", PLANTED)
-def test_a_tensor_left_on_the_cpu_fails_a_test(comfy, model, loop, monkeypatch, fault):
-    """That test passes without the fault, as this suite shows."""
-    module, name, spoilt = PLANTED[fault]
-    *owner, name = name.split(".")
-    holder = comfy.module(module)
-    for part in owner:
-        holder = getattr(holder, part)
-    monkeypatch.setattr(holder, name, spoilt(getattr(holder, name)))
-    module, test, arguments = FAIL_BY[fault]
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_tensor_left_on_the_cpu_fails_a_test(comfy, model, loop, monkeypatch, planted):
+    """One that passes without the fault, as this suite shows."""
+    fault = PLANTED[planted]
+    *owner, name = fault.function.split(".")
+    holder = reduce(getattr, owner, comfy.module(fault.module))
+    monkeypatch.setattr(holder, name, fault.spoil(getattr(holder, name)))
     with pytest.raises(RuntimeError, match="same device"):
-        getattr(importlib.import_module(module), test)(comfy, model, loop, *arguments)
+        getattr(importlib.import_module(fault.file), fault.test)(comfy, model, loop)
 
 
 def trained(device, steps=4, **options):
@@ -128,7 +130,7 @@ def trained(device, steps=4, **options):
 
 
 @pytest.fixture
-def device(request, needs_a_device):
+def device(request, needs_a_device, comfy):
     """The device of the tests, on which autograd runs."""
     from comfy import model_management
 
@@ -214,17 +216,20 @@ def half_fits(monkeypatch):
 
 
 def offloaded(model):
-    """The weights of a MODEL that stayed on the CPU, those of the texts' embedding left out: by shape and bytes."""
-    weights = model.model.diffusion_model.state_dict().items()
-    found = [
-        (tuple(t.shape), t.nbytes) for name, t in weights if t.device.type == "cpu" and "text_embedding" not in name
-    ]
-    return Counter(found)
+    """How often a pass reads each weight that stayed on the CPU, by shape and bytes: once, a block's modulation twice.
+
+    The texts' embedding is left out: a pass does not read it.
+    """
+    found: Counter[tuple[tuple[int, ...], int]] = Counter()
+    for name, weight in model.model.diffusion_model.state_dict().items():
+        if weight.device.type == "cpu" and "text_embedding" not in name:
+            found[tuple(weight.shape), weight.nbytes] += 1 + name.endswith(".modulation.modulation")
+    return found
 
 
 @pytest.mark.usefixtures("inference")
 def test_copies_of_a_partly_loaded_model(comfy, emulated, load, golden_file, loop, half_fits):
-    """Besides those of a loaded one: exactly the weights that stay on the CPU, once a pass. The clip is the same."""
+    """Besides those of a loaded one: exactly the weights that stay on the CPU, in each pass. The clip is the same."""
     model = load(golden_file)
     run = partial(ksampler, comfy, guide(comfy, model, skip=""), prompts(loop))
     whole = run(steps=3)

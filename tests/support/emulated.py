@@ -103,7 +103,9 @@ class Memory:
             self.hold(x, grown)
             held = grown
         size = x.element_size()
-        return torch.as_strided(held[: len(held) // size * size].view(x.dtype), x.shape, x.stride(), x.storage_offset())
+        return torch.as_strided(
+            held[: len(held) // size * size].view(x.dtype), x.size(), x.stride(), x.storage_offset()
+        )
 
     def hold(self, x: Tensor, numbers: Tensor) -> None:
         """Make bytes on the CPU the numbers of a device tensor's storage."""
@@ -322,7 +324,7 @@ def _install() -> None:
         _ATEN.impl(name, kernel, KEY, allow_override=True)
     for key in (KEY, f"Autograd{KEY}"):
         _ATEN.impl("scaled_dot_product_attention", _attention, key)
-    with autograd():
+    with torch.inference_mode(mode=False), torch.enable_grad(), autograd():
         torch.zeros(1, requires_grad=True).sum().backward()  # the first one, on whatever device, asks for events
 
 
