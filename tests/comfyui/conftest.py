@@ -19,15 +19,26 @@ def inference():
 
 
 @pytest.fixture
-def over_two_devices(comfy, monkeypatch):
-    """Core's MultiGPU CFG Split of a MODEL over two devices, for which the CPU stands: each prediction on one."""
-    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no such node")
+def four_devices(comfy, monkeypatch):
+    """Give ComfyUI four devices, for all of which the CPU stands."""
+    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no engine for several devices")
     from comfy import model_management
 
-    devices = [torch.device("cpu"), torch.device("cpu:1")]
+    devices = [torch.device("cpu"), *(torch.device("cpu", i) for i in range(1, 4))]
     monkeypatch.setattr(model_management, "get_all_torch_devices", lambda *_, **__: devices)
+
+
+@pytest.fixture
+def over_two_devices(comfy, four_devices):
+    """Core's MultiGPU CFG Split of a MODEL over two devices: each prediction on one."""
     comfy.core("nodes_multigpu")
     return lambda model: comfy.run("MultiGPU_WorkUnits", model=model, max_gpus=2)[0]
+
+
+@pytest.fixture
+def shared_out(comfy, four_devices):
+    """Ovi Parallel on a MODEL."""
+    return lambda model, gpus=2, shares="auto": comfy.run("OviParallel", model=model, gpus=gpus, shares=shares)[0]
 
 
 @pytest.fixture(scope="module")
