@@ -184,6 +184,33 @@ NAMES = (
     Name("comfy.samplers.CFGGuider.model_options", "guidance of core's other nodes, video and audio apart"),
     Name("comfy.samplers.KSAMPLER", "Ovi UniPC as a SAMPLER", "(function)"),
     Name("comfy.samplers.calc_cond_batch", "the predictions of a step", "(model, conds, x, sigma, options)"),
+    # Several GPUs
+    Name("comfy.multigpu", "copies of a MODEL for other devices", since="0.24"),
+    Name(
+        "comfy.multigpu.create_multigpu_deepclones",
+        "copies of a MODEL for other devices",
+        "(model, gpus, *, reuse_loaded)",
+        "0.24",
+    ),
+    Name("comfy.multigpu.MultiGPUThreadPool", "a thread for each device", since="0.24"),
+    Name(
+        "comfy.multigpu.MultiGPUThreadPool.submit", "a thread for each device", "(device, function, argument)", "0.24"
+    ),
+    Name("comfy.multigpu.MultiGPUThreadPool.get_result", "a thread for each device", "(device)", "0.24"),
+    Name("comfy.model_management.get_all_torch_devices", "the GPUs that are there", "()", "0.24"),
+    Name("comfy.model_management.loaded_models", "copies that are loaded already", "()"),
+    Name("comfy.model_patcher.ModelPatcher.get_additional_models_with_key", "the copies of a MODEL", "(key)"),
+    Name("comfy.model_patcher.ModelPatcher.wrappers", "whether a MODEL is shared out already"),
+    Name("comfy.model_patcher.ModelPatcher.current_hooks", "LoRAs that change during a run"),
+    Name("comfy.patcher_extension.WrappersMP.APPLY_MODEL", "whether a MODEL is compiled"),
+    Name("comfy.patcher_extension.WrappersMP.CALC_COND_BATCH", "sharing out instead of core's own split"),
+    Name(
+        "comfy.patcher_extension.get_wrappers_with_key",
+        "whether a MODEL is compiled",
+        "(type, key, options, *, is_model_options)",
+    ),
+    Name("comfy.patcher_extension.copy_nested_dicts", "options for each device", "(options)"),
+    Name("comfy.samplers.cast_transformer_options", "patches on each device", "(options, *, device)", "0.24"),
     # VAEs
     Name("comfy.sd.VAE", "the audio VAE of two files", "(*, sd, dtype)"),
     Name("comfy.sd.VAE.patcher", "loading again for another device"),
@@ -244,7 +271,11 @@ HOOKS = (
     Name("comfy.supported_models_base.BASE.set_inference_dtype", "the dtype of the weights"),
 )
 
-SINCE = {"stg_self_attn_blocks": "0.33"}  # keys that are newer than the oldest ComfyUI
+SINCE = {  # keys that are newer than the oldest ComfyUI
+    "multigpu_clones": "0.24",
+    "multigpu_thread_pool": "0.24",
+    "stg_self_attn_blocks": "0.33",
+}
 KEYS = {  # by the module of ComfyUI that reads or writes them
     "comfy.samplers": {
         "conds": "what a step predicts",
@@ -267,6 +298,10 @@ KEYS = {  # by the module of ComfyUI that reads or writes them
         "sampler_calc_cond_batch_function": "steps without a negative pass, and references",
         "sampler_post_cfg_function": "the audio's own scale",
         "transformer_options": "skipped blocks",
+        "multigpu_clones": "the MODEL on each device",
+        "multigpu_thread_pool": "a thread for each device",
+        "cond_or_uncond": "the prompts of a batch, dealt out among devices",
+        "uuids": "the prompts of a batch, dealt out among devices",
         "prompt_type": "blocks that the negative pass skips",
         "latent_shapes": "the parts of a joint latent",
         "denoise_mask": "what is preserved",
