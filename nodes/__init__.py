@@ -20,6 +20,7 @@ from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
 from .storyboard import OviShot, OviStoryboard
 from .text import OviTextEncode
+from .training import OviTrainingClips
 
 
 class OviExtension(ComfyExtension):
@@ -30,7 +31,7 @@ class OviExtension(ComfyExtension):
         await replace.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
+        """List the nodes in the order of a graph: load, text, latent, guide, sample, decode, train."""
         return [
             OviModelLoader,
             OviLoraLoader,
@@ -53,4 +54,5 @@ class OviExtension(ComfyExtension):
             OviJoin,
             OviStoryboard,
             OviShot,
+            OviTrainingClips,
         ]
