@@ -1,4 +1,7 @@
-"""The workflows that dub, continue, lengthen, enlarge and refine a clip, or encode clips for training, on a real server with tiny random weights."""
+"""The workflows that dub, continue, lengthen, enlarge and refine a clip, and the one that makes clips for training.
+
+On a real server with tiny random weights.
+"""
 
 from __future__ import annotations
 
