@@ -79,6 +79,7 @@ def tree() -> str:
 
 
 LINKS = links(OVI)
+LINKS_FOR_TRAINING = links({folder: urls for folder, urls in OVI.items() if folder != "diffusion_models"})
 LINKS_AND_TREE = LINKS + "**Where they go**\n\n" + tree()
 LINKS_FOR_LARGER = links(OVI | LARGER)
 LINKS_FOR_PERSONS = links(DREAMID)
@@ -221,4 +222,15 @@ ABOUT_GUIDES = (
     "one in between stands for four frames.\n\n"
     "**More, or fewer**: open the blue-marked node; each *Ovi Guide* takes the latent of the one before. It takes a "
     "stretch of frames or of audio, too.\n\n" + _PROMPT + _SEED + _TRAINED
+)
+ABOUT_TRAINING_CLIPS = (
+    "**Your videos**: make the folder `my_videos` in ComfyUI's `input` folder. Put the videos into it, and beside each "
+    "a text file of the same name with its caption, as you would write a prompt. Press R, and choose the folder.\n\n"
+    "**Preview**: switch `preview_only` on to see which clips there would be. *Preview Image* shows their first "
+    "frames, and the node says what is left out and what is odd.\n\n"
+    "**Size**: 960 for the 960x960 checkpoints, 720 for 720x720_5s. Smaller clips take less memory in training.\n\n"
+    "**Scenes**: install PySceneDetect (`pip install scenedetect`) into ComfyUI's Python to cut videos at scene "
+    "changes.\n\n"
+    "**Run again** at any time: what is written in `output/clips/my_clips` is not encoded again.\n\n"
+    "**Then**: `docs/training.md` of this pack has the command that trains a LoRA on these clips.\n"
 )

@@ -22,6 +22,7 @@ from .templates import TEMPLATES
 
 NAMES = {"Ovi 9 Text to Video, All Nodes": "text_to_video_all_nodes"}  # of those that are not named after the prompt
 MEDIA = ("LoadVideo", "LoadAudio")  # whose first value is a file of the user's
+FOLDERS = ("LoadVideoTextDataSetFromFolder",)  # whose first value is a folder
 WIDTH = 1800  # pixels of a screenshot, at least
 SCALE = 0.6  # pixels for each unit of the graph, at least: below, the frontend draws no text
 MARGIN = 20  # pixels around the graph
@@ -44,6 +45,9 @@ def pretend_files(base: Path, graph: dict[str, Any]) -> None:
     paths = [base / "input" / node["widgets_values"][0] for node in graph["nodes"] if node["type"] in MEDIA]
     for node in every_node(graph):
         paths += [base / "models" / file["directory"] / file["name"] for file in node["properties"].get("models", ())]
+    for node in graph["nodes"]:
+        if node["type"] in FOLDERS:
+            (base / "input" / node["widgets_values"][0]).mkdir(exist_ok=True)
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         path.touch()

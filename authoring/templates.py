@@ -411,6 +411,27 @@ TEMPLATES = {
         about=notes.ABOUT_STORYBOARD_AUDIO,
         boxes=[MODELS],
     ),
+    "Ovi Training 1 Clips": Template(
+        prompt="ovi_training_clips",
+        places={
+            "LoadVideoTextDataSetFromFolder": (0, 0, 400, 78),
+            "CLIPLoader": (0, 180, 400, 106),
+            "VAELoader": (0, 340, 400, 58),
+            "OviAudioVAELoader": (0, 450, 400, 82),
+            notes.MODEL_LINKS: (0, 640, 400, 340),
+            "OviTrainingClips": (480, 0, 420, 460),
+            notes.ABOUT: (480, 560, 420, 420),
+            "PreviewImage": (980, 0, 520, 980),
+        },
+        groups={
+            "1 Your videos": ["LoadVideoTextDataSetFromFolder"],
+            "2 Load models": ["CLIPLoader", "VAELoader", "OviAudioVAELoader"],
+            "3 Clips": ["OviTrainingClips"],
+            "4 What will be learned": ["PreviewImage"],
+        },
+        about=notes.ABOUT_TRAINING_CLIPS,
+        links=notes.LINKS_FOR_TRAINING,
+    ),
 }
 BLUEPRINTS = {  # boxes that ComfyUI's search finds, by title: ComfyUI's category for them, and what they do
     TEXT_TO_VIDEO.title: {

@@ -267,6 +267,9 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             *page(), *cuts([studio.from_text(colour, 2) for colour in ("blue", "yellow", "green")]),
         ],
         "Ovi Storyboard 2 Own Audio": shots_to_audio([studio.from_text("blue", seed) for seed in (2, 5, 7)]),
+        "Ovi Training 1 Clips": training_clips(
+            [studio.from_text(colour, seed) for seed in (2, 5) for colour in ("blue", "yellow", "green", "red")]
+        ),
     }  # fmt: skip
 
 
@@ -327,6 +330,20 @@ def shots_to_audio(clips: Sequence[Clip]) -> list[str]:
     """Audio that is given, outlined, and the shots that follow it."""
     shots = side_by_side(clips, EDGE + 3, strip_at=(200, 150), wave_at=(24, 120))
     return [outline(EDGE, 20, INNER, 128), arrow(200, 158), *shots]
+
+
+def training_clips(clips: Sequence[Clip]) -> list[str]:
+    """Many clips, each with its audio: four in a line."""
+    width, height = INNER / 4, 174
+    drawn = []
+    for i, clip in enumerate(clips):
+        x, y = EDGE + i % 4 * width, 16 + i // 4 * height
+        row = Row(x, width - 8, every=12, frames=4)
+        drawn += [
+            frame(clip.frames[SHOWN], x, y, width - 8, width - 8),
+            wave(clip, row, y + width, height - width - 16),
+        ]
+    return drawn
 
 
 def side_by_side(

@@ -21,6 +21,7 @@ from .reference import OviReference, OviRemake
 from .sample import OviScheduler, OviUniPCSampler
 from .storyboard import OviShot, OviStoryboard
 from .text import OviTextEncode, OviTimeline
+from .training import OviTrainingClips
 
 
 class OviExtension(ComfyExtension):
@@ -31,7 +32,7 @@ class OviExtension(ComfyExtension):
         await replace.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """List the nodes in the order of a graph: load, text, latent, guide, sample, decode."""
+        """List the nodes in the order of a graph: load, text, latent, guide, sample, decode, train."""
         return [
             OviModelLoader,
             OviLoraLoader,
@@ -56,4 +57,5 @@ class OviExtension(ComfyExtension):
             OviJoin,
             OviStoryboard,
             OviShot,
+            OviTrainingClips,
         ]

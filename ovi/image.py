@@ -82,14 +82,15 @@ def fit_face(image: Any, width: int, height: int, what: str = "face") -> Tensor:
     return data.view(1, height, width, 3).to(image.device) / 255
 
 
-def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> Tensor:
+def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str, *, antialias: bool = False) -> Tensor:
     """Fit frames [T, H, W, 3 or 4] to [T, height, width, 3]; alpha is dropped, as by ComfyUI's own video nodes.
 
     "crop" cuts the largest part of the wanted aspect ratio from the centre, "stretch" changes the aspect ratio, "pad"
     adds black bars around the whole frame, "refuse" accepts only frames of exactly that size.
 
     Resampling is the Ovi release's for every fit: bicubic (a = -0.75) without antialiasing, so far larger images should
-    be scaled down first, and without clamping: hard edges overshoot 0..1 slightly, also in the VAE's input.
+    be scaled down first, and without clamping: hard edges overshoot 0..1 slightly, also in the VAE's input. With
+    `antialias` frames of any size may be given, and values stay within 0..1.
 
     Raises ValueError for another size with "refuse", where `check_images` does, and for NaN or infinity.
     """
@@ -110,7 +111,8 @@ def fit_frames(frames: Tensor, width: int, height: int, fit: Fit, what: str) -> 
         inner = _scaled(image_height, scale), _scaled(image_width, scale)
     else:
         inner = height, width
-    pixels = F.interpolate(pixels, size=inner, mode="bicubic", align_corners=False)
+    pixels = F.interpolate(pixels, size=inner, mode="bicubic", align_corners=False, antialias=antialias)
+    pixels = pixels.clamp(0, 1) if antialias else pixels
     return _centre(pixels, width, height).movedim(1, -1)
 
 

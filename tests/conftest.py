@@ -106,6 +106,22 @@ def input_video(server: Server) -> Path:
 
 
 @pytest.fixture(scope="session")
+def input_videos(server: Server) -> Path:
+    """A folder of two videos with captions in ComfyUI's folder of inputs: the one that the workflow of clips asks for.
+
+    One of them has no audio.
+    """
+    from support.videos import write_video
+
+    folder = server.base / "input" / "my_videos"
+    folder.mkdir()
+    for name, rate in (("one", 48_000), ("two", None)):
+        write_video(folder / f"{name}.mp4", 1.3, rate=rate)
+        (folder / f"{name}.txt").write_text("A grey wall. Audio: A tone.")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def input_voices(server: Server) -> None:
     """Recordings of three seconds in ComfyUI's folder of inputs: those that the workflows with persons ask for."""
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 44100)

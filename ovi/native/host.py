@@ -60,6 +60,10 @@ NAMES = (
     Name("folder_paths.get_save_image_path", "the file of a shot", "(prefix, folder, width, height)"),
     Name("comfy.cli_args.args", "whether files may have the graph in them"),
     Name("comfy.cli_args.args.disable_metadata", "whether files may have the graph in them"),
+    # Clips for training
+    Name("comfy.utils.ProgressBar", "the progress of clips that are read and encoded", "(total)"),
+    Name("comfy.utils.ProgressBar.update", "the progress of clips that are read and encoded", "(value)"),
+    Name("comfy.model_management.throw_exception_if_processing_interrupted", "cancelling between two clips", "()"),
     # Conditioning
     Name("node_helpers.conditioning_set_values", "persons and the style of a prompt", "(prompt, values, *, append)"),
     Name("comfy.conds.CONDConstant", "what a model gets as it is", "(value)"),

@@ -1,4 +1,7 @@
-"""The workflows that dub, continue, lengthen, enlarge and refine a clip, on a real server with tiny random weights."""
+"""The workflows that dub, continue, lengthen, enlarge and refine a clip, and the one that makes clips for training.
+
+On a real server with tiny random weights.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ovi import geometry
+from support import tiny
 from support.comfy_server import error
 from support.media import read_clip
 from support.workflows import fitted, id_of, ids, node_of
@@ -100,3 +104,18 @@ def test_a_dialogue(server):
     persons = [entry["outputs"][key] for key in ids(prompt, "OviPerson")]
     assert [person["text"] for person in persons] == [["<sub1>: a face and a voice"], ["<sub2>: a face and a voice"]]
     assert all(len(person["images"]) == 1 for person in persons)
+
+
+@pytest.mark.usefixtures("input_videos")
+def test_videos_become_clips_for_training(server):
+    """By the VAEs of the graph; the one without audio is left out, and the page of first frames is shown."""
+    prompt = fitted("ovi_training_clips", size=64, length=25, shortest=25)
+    entry = server.wait(server.queue(prompt))
+    assert entry["status"]["status_str"] == "success", error(entry)
+    assert len(entry["outputs"][id_of(prompt, "PreviewImage")]["images"]) == 1
+    (text,) = entry["outputs"][id_of(prompt, "OviTrainingClips")]["text"]
+    assert "1 encoded, 0 already there, 1 left out" in text
+    tensors = load_file(server.base / "output" / "clips" / "my_clips" / "one_001.safetensors")
+    assert tensors["video"].shape == (48, 7, 4, 4)
+    assert tensors["audio"].shape == (20, geometry.audio_latents(25))
+    assert tensors["context"].shape[1] == tiny.TEXT_DIM

@@ -35,7 +35,7 @@ def test_comfy_cli_finds_a_fault(object_info, tmp_path):
         comfy_cli(tmp_path, "workflow", "validate", "--workflow", str(wrong), "--input", str(object_info))
 
 
-@pytest.mark.usefixtures("input_video", "input_voices")
+@pytest.mark.usefixtures("input_video", "input_videos", "input_voices")
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)
 def test_comfyui_refuses_no_value(server, path):
     """Except the one that is wrong here, so that nothing runs."""
