@@ -16,9 +16,10 @@ from miniature.codecs import AudioCodec, VideoCodec
 from miniature.train import CACHE
 from ovi import sampling
 from ovi.flow import Settings
-from ovi.lora import add_lora
+from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.tools import train as tool
+from ovi.tools.trainer import Trainer
 
 RANK = 16
 CLIPS = 2048
@@ -64,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(SETTINGS.seed)  # the LoRA's first weights
     model, _ = tool.load([WEIGHTS / "ovi_miniature.safetensors"])
     model.float()
-    add_lora(model, RANK)
-    trainer = tool.Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""])
+    lora = Lora(RANK)
+    add_lora(model, lora)
+    trainer = Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""], lora=lora)
 
     def distances() -> dict[str, float]:
         return {

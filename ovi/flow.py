@@ -26,7 +26,9 @@ from . import geometry, given
 from .references import References
 from .sampling import SHIFT
 
-MAX_BATCH = 4096  # samples, all of which are in memory at once
+MAX_BATCH = 4096  # samples of a step, all of which are in memory at once
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+SCHEDULES = ("constant", "cosine")
 EXCLUSIVE = ("given_audio", "given_video", "given_prefix", "passage")  # a sample has one of them at most
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
 
@@ -54,11 +56,14 @@ class Settings:
     """How to train: everything but the number of steps that two runs must share to have the same losses."""
 
     batch: int = 1
+    accumulate: int = 1  # batches of a step, whose gradients are added up
+    optimizer: str = "adamw"  # one of OPTIMIZERS
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup: int = 100  # steps in which the learning rate rises
-    cooldown: float = 0.2  # share of the steps, the last ones, in which it falls to zero
+    schedule: str = "constant"  # of the learning rate between those; one of SCHEDULES
+    cooldown: float = 0.2  # share of the steps, the last ones, in which a constant one falls to zero
     max_norm: float = 1.0  # of the gradient
     ema: float = 0.998  # decay of the averaged weights
     shift: float = SHIFT  # of sigma's distribution
@@ -91,13 +96,16 @@ class Settings:
                 ),
                 lambda value: 0 <= value <= 1,
             ),
-            f"from 1 to {MAX_BATCH}": (("batch",), lambda value: 1 <= value <= MAX_BATCH),
+            f"from 1 to {MAX_BATCH}": (("batch", "accumulate"), lambda value: 1 <= value <= MAX_BATCH),
             "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
         }
         for needed, (names, fits) in checks.items():
             for name in names:
                 if not fits(value := getattr(self, name)):
                     raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"The {name} is {value!r}, but must be one of {', '.join(choices)}.")
         shares = {name.replace("_", " "): share for name in EXCLUSIVE if (share := getattr(self, name))}
         if sum(shares.values()) > 1 + 1e-9:  # of shares that do not add up exactly
             raise ValueError(
@@ -231,6 +239,28 @@ def _references(
     kept = torch.rand(len(given), generator=draw) >= dropout
     batches = (torch.stack(latents).float() for latents in zip(*given, strict=True))
     return [batch * kept.view(-1, *[1] * (batch.ndim - 1)) for batch in batches]
+
+
+def divided(batch: Noised, parts: int) -> list[Noised]:
+    """Cut a batch into parts of as many samples each."""
+
+    def cut(value: Any, i: int) -> Any:
+        if isinstance(value, Tensor):
+            return value.chunk(parts)[i]
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], bool):
+            return value[: len(value) // parts]  # all of them are the same
+        if isinstance(value, References):
+            return References(*(cut(kind, i) for kind in value))
+        return value if value is None else type(value)(cut(one, i) for one in value)
+
+    return [batch] if parts == 1 else [Noised(*(cut(value, i) for value in batch)) for i in range(parts)]
+
+
+def shares(batch: Noised, parts: Sequence[Noised]) -> list[tuple[float, float]]:
+    """Return by how much the losses of each part (video, audio) count in those of the whole batch, in sum 1."""
+    counted = [[float(counts.sum()) for counts in part.counts] for part in parts]
+    whole = [max(1.0, float(counts.sum())) for counts in batch.counts]
+    return [(video / whole[0], audio / whole[1]) for video, audio in counted]
 
 
 def losses(model: Callable[..., list[Any]], batch: Noised) -> tuple[Tensor, Tensor]:

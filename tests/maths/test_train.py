@@ -17,9 +17,9 @@ from ovi import flow
 from ovi.config import OviConfig
 from ovi.flow import Sample, Settings
 from ovi.given import prefix
-from ovi.lora import add_lora
+from ovi.lora import Lora, add_lora
 from ovi.tools import train as tool
-from ovi.tools.train import Trainer
+from ovi.tools.trainer import Trainer, recompute_blocks
 from support import golden_model
 from support.training import clips, tensors
 
@@ -31,7 +31,8 @@ def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, **options):
     torch.manual_seed(0)  # what LoRAs start from
     model = golden_model.load().requires_grad_(True)
     if rank:
-        add_lora(model, rank)
+        options["lora"] = Lora(rank, **options.pop("added", {}))
+        add_lora(model, options["lora"])
     return Trainer(model, clips(persons=persons), settings, steps, **options)
 
 
@@ -322,7 +323,7 @@ def test_gradients(recompute, persons):
     model = golden_model.load(torch.float64).double().requires_grad_(True)
     draw = torch.Generator().manual_seed(0)
     got = _double(flow.noised(clips(2, persons), EMPTY, SETTINGS, draw, split=False))
-    options = {"transformer_options": tool.recompute_blocks(3)} if recompute else {}
+    options = {"transformer_options": recompute_blocks(3)} if recompute else {}
 
     def total():
         video, audio = model(got.x, got.timestep, got.context, references=got.references, **options)
