@@ -23,7 +23,7 @@ from ovi.tools.trainer import Trainer
 
 RANK = 16
 CLIPS = 2048
-GROW = 500  # first steps, which see only the middle of the stage
+GROW = 150  # first steps, which see only the middle of the stage
 EVERY = 50  # steps between two lines of the log, each with its saved state
 SHOWN, STEPS = 16, 8  # clips that are generated for such a line, and the steps of the sampler
 
@@ -56,7 +56,7 @@ def nearest(model: OviModel, samples: train.Samples, *, given: bool) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
-    args = train.arguments(__doc__, 800, argv)
+    args = train.arguments(__doc__, 200, argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     texts = train.encoded(args.comfyui, ["", *train.CAPTIONS])

@@ -30,7 +30,7 @@ def optimizer(parameters: Sequence[nn.Parameter], settings: Settings) -> torch.o
 
             return Prodigy(parameters, **options, decouple=True)
     except ModuleNotFoundError as error:
-        if (name := PACKAGES.get(package := str(error.name))) is None:
+        if (name := PACKAGES.get(package := str(error.name).partition(".")[0])) is None:
             raise
         raise ValueError(
             f"The optimiser {name} needs the Python package {package}: run pip install {package}, or use adamw."

@@ -15,25 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from ovi import flow
 from ovi.config import OviConfig
-from ovi.flow import Sample, Settings
+from ovi.flow import Sample
 from ovi.given import prefix
-from ovi.lora import Lora, add_lora
 from ovi.tools import train as tool
-from ovi.tools.trainer import Trainer, recompute_blocks
+from ovi.tools.trainer import recompute_blocks
 from support import golden_model
-from support.training import clips, tensors
+from support.training import EMPTY, SETTINGS, clips, tensors, trainer
 
-SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
-EMPTY = torch.zeros(0, 64)
-
-
-def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, **options):
-    torch.manual_seed(0)  # what LoRAs start from
-    model = golden_model.load().requires_grad_(True)
-    if rank:
-        options["lora"] = Lora(rank, **options.pop("added", {}))
-        add_lora(model, options["lora"])
-    return Trainer(model, clips(persons=persons), settings, steps, **options)
+LONGER = 4, 17  # video and audio latents of 13 frames
 
 
 def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
@@ -127,30 +116,16 @@ def test_shares_of_more_than_all_samples_are_refused(other):
     dataclasses.replace(SETTINGS, given_audio=0.7, given_prefix=0.2, passage=0.1)  # 1 with the rounding of floats
 
 
-def longer(n, persons=0):
-    """Samples of 13 frames: 4 video latents and 17 audio latents."""
-    draw = torch.Generator().manual_seed(2)
-
-    def grown(latent, *shape):
-        return torch.randn(shape, generator=draw)
-
-    return [
-        clip._replace(video=grown(clip.video, 48, 4, 4, 4), audio=grown(clip.audio, 20, 17))
-        for clip in clips(n, persons)
-    ]
-
-
 def some_given(persons=0, n=60, **shares):
     plain = dataclasses.replace(SETTINGS, first_frame=0.0, reference_dropout=0.0)
     settings = dataclasses.replace(plain, **shares)
-    return flow.noised(longer(n, persons), EMPTY, settings, torch.Generator().manual_seed(0))
+    return flow.noised(clips(n, persons, *LONGER), EMPTY, settings, torch.Generator().manual_seed(0))
 
 
 def check_given(got, samples):
     """What is not counted is clean at timestep 0, and the rest has the noise and the timestep of its sample."""
-    sizes = 4, 17
     for name, x, timestep, velocity, counts, size in zip(
-        ("video", "audio"), got.x, got.timestep, got.velocity, got.counts, sizes, strict=True
+        ("video", "audio"), got.x, got.timestep, got.velocity, got.counts, LONGER, strict=True
     ):
         counted = counts.flatten(1).bool()
         assert torch.equal(timestep[:, :size] > 0, counted)
@@ -171,7 +146,7 @@ def masks_of(got):
 def test_given_prefix():
     """In its share of the samples the beginning is given: a latent or more, of audio one latent less than its time."""
     got = some_given(given_prefix=0.6, n=100)
-    check_given(got, longer(100))
+    check_given(got, clips(100, 0, *LONGER))
     found = masks_of(got)
     taught = {tuple("".join(map(str, mask.int().tolist())) for mask in prefix(4, 17, p)) for p in (0, 0.4, 0.8)}
     assert found.keys() == {*taught, ("1111", "1" * 17)}
@@ -182,7 +157,7 @@ def test_given_prefix():
 def test_given_passages():
     """In its share of the samples all but a passage is given, in both modalities or one of them, by thirds."""
     got = some_given(passage=1.0, n=120, first_frame=1.0)
-    check_given(got, longer(120))
+    check_given(got, clips(120, 0, *LONGER))
     kinds = Counter(("1" in video, "1" in audio) for video, audio in masks_of(got).elements())
     assert kinds.keys() == {(True, True), (True, False), (False, True)}
     assert all(25 <= count <= 55 for count in kinds.values())
@@ -195,7 +170,7 @@ def test_given_passages():
 @pytest.mark.parametrize("share", ["given_prefix", "passage"])
 def test_conditions_of_one_tower_alone(missing, share):
     """Each sample has something to learn."""
-    samples = [sample._replace(**{missing: None}) for sample in longer(20)]
+    samples = [sample._replace(**{missing: None}) for sample in clips(20, 0, *LONGER)]
     every = dataclasses.replace(SETTINGS, first_frame=0.0, **{share: 1.0})
     got = flow.noised(samples, EMPTY, every, torch.Generator().manual_seed(0))
     counts = got.counts[missing == "video"].flatten(1)
