@@ -6,7 +6,9 @@ import argparse
 import glob
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +21,9 @@ from . import curves, options
 from .clips import Folder
 from .files import check_paths, exit_code, program
 from .trainer import Trainer, writing
+
+if TYPE_CHECKING:
+    from .previews import Previews
 
 
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
@@ -68,6 +73,7 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
         )
+    previews = _previews(args)
     model, metadata = load(args.model)
     if args.rank > model.config.dim:
         raise ValueError(f"--rank is {args.rank}, but the model's layers are {model.config.dim} wide.")
@@ -93,6 +99,8 @@ def _train(args: argparse.Namespace) -> int:
             sys.stderr.write(f"{note}\n")
     scalars = curves.tensorboard(args.tensorboard, len(trainer.history)) if args.tensorboard else None
     options.write(args, config)
+    if previews is not None and not trainer.history:
+        previews.generate(0, partial(write, trainer, metadata=metadata))
     for step in trainer.run(state, args.save_every):
         write(trainer, args.out, metadata)
         curves.plot(trainer.history, plot)
@@ -102,7 +110,24 @@ def _train(args: argparse.Namespace) -> int:
             write(trainer, kept(args.out, step), metadata)
             for path in sorted(args.out.parent.glob(kept(args.out).name))[: -args.keep]:
                 path.unlink()
+        if previews is not None and (step % args.validate_every == 0 or step == args.steps):
+            previews.generate(step, partial(write, trainer, metadata=metadata))
     return 0
+
+
+def _previews(args: argparse.Namespace) -> Previews | None:
+    """Return what generates clips while it trains, if that is asked for."""
+    if args.validate is None:
+        return None
+    if not args.rank or args.loras is None:
+        raise ValueError("--validate needs LoRAs (--rank above 0) and --loras, ComfyUI's folder for them.")
+    if args.validate_every < 1 or args.validate_every % args.save_every:
+        raise ValueError(
+            f"--validate-every is {args.validate_every}, but must be a multiple of --save-every, {args.save_every}."
+        )
+    from .previews import Previews  # needs what the batch client needs
+
+    return Previews(args.validate, args.workflow, args.loras, args.server, args.out.with_suffix(".clips"))
 
 
 def kept(out: Path, step: int | None = None) -> Path:
