@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of the noise")
     parser.add_argument("--rows", type=int, help="only this many rows")
     parser.add_argument("--synchrony", action="store_true", help="the rows of synchrony guidance instead")
+    parser.add_argument("--only", action="append", help="only the row of this name; may be given several times")
+    parser.add_argument("--with-lora", type=Path, help="a LoRA that all rows get")
     parser.add_argument("--model", type=Path, default=MODEL)
     parser.add_argument("--lora", type=Path, default=LORA, help="that follows references")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     args = parser.parse_args()
     comfyui.start(args.device)
-    from bench.rows import reference_rows, rows, sampled, synchrony_rows
+    from bench.rows import lora, reference_rows, rows, sampled, synchrony_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
@@ -95,8 +97,10 @@ def main() -> None:
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(args.model)])
+        if args.with_lora:
+            model = lora(args.with_lora)(model)
         table = synchrony_rows() if args.synchrony else [*rows(args.model), *reference_rows(args.lora)]
-        for row in table[: args.rows]:
+        for row in [row for row in table if not args.only or row.name in args.only][: args.rows]:
             scenes = plain if row.refer is None else referring
             if not scenes:
                 continue
