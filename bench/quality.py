@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--talking", action="store_true", help="the talking world's rows instead: see bench/talking.py")
     parser.add_argument("--model", type=Path, help="in place of the one that is shipped")
     parser.add_argument("--lora", type=Path, help="that follows references; with --talking, one whose strength varies")
+    parser.add_argument("--with-lora", type=Path, help="a LoRA that all rows get")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--figure", type=Path, help="where to draw the first row's first clip, or the talking rows")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
@@ -88,7 +89,7 @@ def main() -> None:
     if args.talking:
         talking.run(args)
         return
-    from bench.rows import reference_rows, rows, sampled, synchrony_rows
+    from bench.rows import lora, reference_rows, rows, sampled, synchrony_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
@@ -102,6 +103,8 @@ def main() -> None:
     with torch.inference_mode():
         clip = text_encoder(load_file(WEIGHTS / "umt5.safetensors"))
         model = native.load([str(path)])
+        if args.with_lora:
+            model = lora(args.with_lora)(model)
         table = synchrony_rows() if args.synchrony else [*rows(path), *reference_rows(args.lora or LORA)]
         named = [row for row in table if re.search(args.named, row.name)]
         for row in named[: args.rows]:

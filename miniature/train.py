@@ -26,7 +26,7 @@ from miniature.initial import CONFIG, new_model
 from ovi.config import METADATA_KEY
 from ovi.flow import Sample, Settings
 from ovi.model import OviModel
-from ovi.tools.train import Trainer
+from ovi.tools.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "miniature"

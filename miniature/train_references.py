@@ -16,10 +16,11 @@ from miniature.codecs import AudioCodec, VideoCodec
 from miniature.train import CACHE
 from ovi import sampling
 from ovi.flow import Sample, Settings
-from ovi.lora import add_lora
+from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.references import References
 from ovi.tools import train as tool
+from ovi.tools.trainer import Trainer
 
 RANK = 16
 CLIPS = 4096
@@ -83,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(SETTINGS.seed)  # the LoRA's first weights
     model, _ = tool.load([WEIGHTS / "ovi_miniature.safetensors"])
     model.float()
-    add_lora(model, RANK)
-    trainer = tool.Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""])
+    lora = Lora(RANK)
+    add_lora(model, lora)
+    trainer = Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""], lora=lora)
 
     def shares() -> dict[str, float]:
         return dict(zip(("colour", "pitch"), followed(trainer.model, held_out), strict=True))

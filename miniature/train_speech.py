@@ -26,7 +26,8 @@ from miniature.train import CACHE, ROOT, logged, run, write
 from ovi import geometry, sampling
 from ovi.flow import Noised, Sample, Settings, noised
 from ovi.model import OviModel
-from ovi.tools.train import Trainer, check_device, moved
+from ovi.tools.train import check_device
+from ovi.tools.trainer import Trainer, moved
 
 CONFIG = dataclasses.replace(initial.CONFIG, video_ffn_dim=80, audio_ffn_dim=80)  # small, for files of 32 MB in all
 ROWS = speech.HEIGHT // geometry.SIZE_MULTIPLE

@@ -4,8 +4,8 @@ x = (1 - sigma) x0 + sigma noise, and the model learns the velocity noise - x0 o
 distribution of a shifted schedule and is the same for both towers. In a share of the first steps each tower has its own
 sigma instead, one nearly clean and the other nearly noise, so that the noisy one can only be learned from the other.
 
-What is given (the first frame, or the whole of a modality) is clean, at timestep 0, and has no loss: as the nodes
-preserve it. Samples without a video, or without audio, train one tower alone.
+What is given (see `given`) is clean, at timestep 0, and has no loss: as the nodes preserve it. Samples without a video,
+or without audio, train one tower alone.
 
 Person references (see `references`) have no noise and no loss. In a share of the samples they are zeros, which is what
 guidance by references compares with.
@@ -22,10 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import geometry, given
 from .references import References
 from .sampling import SHIFT
 
-MAX_BATCH = 4096  # samples, all of which are in memory at once
+MAX_BATCH = 4096  # samples of a step, all of which are in memory at once
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+SCHEDULES = ("constant", "cosine")
+EXCLUSIVE = ("given_audio", "given_video", "given_prefix", "passage")  # a sample has one of them at most
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
 
 
@@ -52,11 +56,14 @@ class Settings:
     """How to train: everything but the number of steps that two runs must share to have the same losses."""
 
     batch: int = 1
+    accumulate: int = 1  # batches of a step, whose gradients are added up
+    optimizer: str = "adamw"  # one of OPTIMIZERS
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup: int = 100  # steps in which the learning rate rises
-    cooldown: float = 0.2  # share of the steps, the last ones, in which it falls to zero
+    schedule: str = "constant"  # of the learning rate between those; one of SCHEDULES
+    cooldown: float = 0.2  # share of the steps, the last ones, in which a constant one falls to zero
     max_norm: float = 1.0  # of the gradient
     ema: float = 0.998  # decay of the averaged weights
     shift: float = SHIFT  # of sigma's distribution
@@ -65,7 +72,10 @@ class Settings:
     reference_dropout: float = 0.1  # share of samples with zeros for their images, and of those for their voices
     first_frame: float = 0.2  # share of samples whose first frame is given
     given_audio: float = 0.0  # share of samples whose audio is given ...
-    given_video: float = 0.0  # ... and of those whose video is
+    given_video: float = 0.0  # ... of those whose video is ...
+    given_prefix: float = 0.0  # ... of those that begin with the end of another clip, as for Ovi Continue ...
+    passage: float = 0.0  # ... and of those of which all but a passage is given, as for Ovi Remake
+    given_references: float = 1.0  # share of batches that get the references that their samples have
     cut: float = 0.0  # share of batches in which the towers do not attend to each other
     split: float = 0.0  # share of batches in which each tower has its own sigma ...
     split_steps: int = 0  # ... within this many first steps
@@ -82,21 +92,25 @@ class Settings:
             "from 0 to 1": (
                 (
                     *("cooldown", "ema", "text_dropout", "reference_dropout", "first_frame"),
-                    *("given_audio", "given_video", "cut", "split"),
+                    *(*EXCLUSIVE, "given_references", "cut", "split"),
                 ),
                 lambda value: 0 <= value <= 1,
             ),
-            f"from 1 to {MAX_BATCH}": (("batch",), lambda value: 1 <= value <= MAX_BATCH),
+            f"from 1 to {MAX_BATCH}": (("batch", "accumulate"), lambda value: 1 <= value <= MAX_BATCH),
             "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
         }
         for needed, (names, fits) in checks.items():
             for name in names:
                 if not fits(value := getattr(self, name)):
                     raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
-        if (both := self.given_audio + self.given_video) > 1:
+        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"The {name} is {value!r}, but must be one of {', '.join(choices)}.")
+        shares = {name.replace("_", " "): share for name in EXCLUSIVE if (share := getattr(self, name))}
+        if sum(shares.values()) > 1 + 1e-9:  # of shares that do not add up exactly
             raise ValueError(
-                f"The settings given audio and given video are {both:g} together, but must be at most 1: a sample with "
-                "both given has nothing to learn."
+                f"The settings {' and '.join(shares)} are {sum(shares.values()):g} together, but must be at most 1: a "
+                "sample has one of them."
             )
 
 
@@ -104,10 +118,10 @@ class Noised(NamedTuple):
     """A batch with noise: what the model gets, and the velocity that it should predict."""
 
     x: list[Tensor | None]  # video [B, 48, F, H, W], audio [B, 20, L]; None: of samples without it
-    timestep: tuple[Tensor, Tensor]  # video [B, F], audio [B]
+    timestep: tuple[Tensor, Tensor]  # video [B, F], audio [B] or [B, L]; with references, theirs follow
     context: Tensor  # [B, T, text_dim]
     velocity: list[Tensor | None]  # as x
-    counts: list[Tensor]  # video [B, 1, F, 1, 1], audio [B, 1, 1]: 0 for what is given, which has no loss
+    counts: list[Tensor]  # video [B, 1, F, 1, 1], audio [B, 1, 1 or L]: 0 for what is given, which has no loss
     references: References | None = None  # None: of clips without persons
     cut_rows: list[bool] | None = None  # the samples whose towers do not attend to each other, all; None: no sample
 
@@ -133,33 +147,73 @@ def noised(
         low, high = (torch.rand(n, generator=draw) * (b - a) + a for a, b in (CLEAN, NOISY))
         swap = torch.rand(n, generator=draw) < 0.5
         video_sigma, audio_sigma = torch.where(swap, low, high), torch.where(swap, high, low)
-    frames = video_sigma[:, None].repeat(1, 1 if x0[0] is None else x0[0].shape[2])
-    given = torch.rand(n, generator=draw) < settings.first_frame
-    if frames.shape[1] > 1:  # a single frame would leave nothing to learn
-        frames[given, 0] = 0
-    if settings.given_audio or settings.given_video:
-        chance = torch.rand(n, generator=draw)
-        audio_sigma = audio_sigma.masked_fill(chance < settings.given_audio, 0)
-        frames[chance >= 1 - settings.given_video] = 0
+    frames, latents = _given(x0, video_sigma, audio_sigma, settings, draw)
     cut = settings.cut > 0 and torch.rand(1, generator=draw).item() < settings.cut
     dropped = torch.rand(n, generator=draw) < settings.text_dropout
     texts = [empty if drop else sample.context for drop, sample in zip(dropped, samples, strict=True)]
     longest = max(map(len, texts))
     context = torch.stack([F.pad(text.float(), (0, 0, 0, longest - len(text))) for text in texts])
     noise = [None if x is None else torch.randn(x.shape, generator=draw) for x in x0]
-    by_part = frames[:, None, :, None, None], audio_sigma[:, None, None]
+    by_part = frames[:, None, :, None, None], latents[:, None]
     parts = list(zip(x0, noise, by_part, strict=True))
     x = [None if clean is None or eps is None else torch.lerp(clean, eps, s) for clean, eps, s in parts]
     velocity = [None if clean is None or eps is None else eps - clean for clean, eps, _ in parts]
     counts = [(s > 0).float() for s in by_part]
     images, voices = (
-        _references(kind, given, settings.reference_dropout, draw)
-        for kind, given in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
+        _references(kind, of_samples, settings.reference_dropout, draw)
+        for kind, of_samples in (("image", [one.images for one in samples]), ("voice", [one.voices for one in samples]))
     )
+    if settings.given_references < 1 and torch.rand(1, generator=draw).item() >= settings.given_references:
+        images, voices = (), ()
     references = References(images, voices) if images or voices else None
-    return Noised(
-        x, (1000 * frames, 1000 * audio_sigma), context, velocity, counts, references, [True] * n if cut else None
-    )
+    timestep = _timestep(frames, video_sigma, x0[0], images), _timestep(latents, audio_sigma, x0[1], voices).squeeze(1)
+    return Noised(x, timestep, context, velocity, counts, references, [True] * n if cut else None)
+
+
+def _given(
+    x0: Sequence[Tensor | None], video: Tensor, audio: Tensor, settings: Settings, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw what is given; return sigmas of the video's latents [B, F] and of the audio's [B, 1 or L], 0 where it is.
+
+    `video` and `audio` [B] are those of what is not given.
+    """
+    n = len(video)
+    length = 1 if x0[0] is None else x0[0].shape[2]
+    frames, latents = video[:, None].repeat(1, length), audio[:, None]
+    first = torch.rand(n, generator=draw) < settings.first_frame
+    if length > 1:  # a single frame would leave nothing to learn
+        frames[first, 0] = 0
+    if not any(getattr(settings, name) for name in EXCLUSIVE):
+        return frames, latents
+    chance = torch.rand(n, generator=draw)
+    latents = latents.masked_fill((chance < settings.given_audio)[:, None], 0)
+    frames[chance >= 1 - settings.given_video] = 0
+    if settings.given_prefix or settings.passage:
+        latents = latents.repeat(1, 1 if x0[1] is None else x0[1].shape[2])
+        one, end = any(x is None for x in x0), settings.given_audio + settings.given_prefix
+        if x0[0] is None:  # what is given of the audio is counted by the video that would go with it
+            length = geometry.video_latents(round(latents.shape[1] / geometry.AUDIO_LATENT_RATE * geometry.FPS))
+        for i, places in enumerate(torch.rand(n, 3, generator=draw).tolist()):
+            if settings.given_audio <= chance[i] < end:
+                of_video, of_audio = given.prefix(length, latents.shape[1], places[0])
+            elif end <= chance[i] < end + settings.passage:
+                of_video, of_audio = given.passage(length, latents.shape[1], *places, one=one)
+            else:
+                continue
+            frames[i], latents[i] = video[i] * of_video[: frames.shape[1]], audio[i] * of_audio
+    return frames, latents
+
+
+def _timestep(sigmas: Tensor, whole: Tensor, clip: Tensor | None, references: Sequence[Tensor]) -> Tensor:
+    """Return the timesteps of a modality's latents, 1000 times their sigmas [B, 1 or T].
+
+    Where a part of the clip is given, those of its references follow: the timestep of the rest, of sigma `whole` [B],
+    which is what the nodes tell them even where nothing is left to generate.
+    """
+    if references and clip is not None and not torch.equal(sigmas, whole[:, None].expand_as(sigmas)):
+        more = sum(reference.shape[2] for reference in references)
+        sigmas = torch.cat([sigmas.expand(-1, clip.shape[2]), whole[:, None].expand(-1, more)], dim=1)
+    return 1000 * sigmas
 
 
 def _stacked(name: str, latents: Sequence[Tensor | None]) -> Tensor | None:
@@ -185,6 +239,28 @@ def _references(
     kept = torch.rand(len(given), generator=draw) >= dropout
     batches = (torch.stack(latents).float() for latents in zip(*given, strict=True))
     return [batch * kept.view(-1, *[1] * (batch.ndim - 1)) for batch in batches]
+
+
+def divided(batch: Noised, parts: int) -> list[Noised]:
+    """Cut a batch into parts of as many samples each."""
+
+    def cut(value: Any, i: int) -> Any:
+        if isinstance(value, Tensor):
+            return value.chunk(parts)[i]
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], bool):
+            return value[: len(value) // parts]  # all of them are the same
+        if isinstance(value, References):
+            return References(*(cut(kind, i) for kind in value))
+        return value if value is None else type(value)(cut(one, i) for one in value)
+
+    return [batch] if parts == 1 else [Noised(*(cut(value, i) for value in batch)) for i in range(parts)]
+
+
+def shares(batch: Noised, parts: Sequence[Noised]) -> list[tuple[float, float]]:
+    """Return by how much the losses of each part (video, audio) count in those of the whole batch, in sum 1."""
+    counted = [[float(counts.sum()) for counts in part.counts] for part in parts]
+    whole = [max(1.0, float(counts.sum())) for counts in batch.counts]
+    return [(video / whole[0], audio / whole[1]) for video, audio in counted]
 
 
 def losses(model: Callable[..., list[Any]], batch: Noised) -> tuple[Tensor, Tensor]:

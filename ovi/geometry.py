@@ -78,6 +78,17 @@ def middle(video_latents: Sequence[int]) -> float:
     return max(0.0, first + FRAMES_PER_LATENT / 2 * (count % 2)) / FPS
 
 
+def video_latents_between(start: float, end: float) -> tuple[int, int]:
+    """Return the video latents that show any part of the time from `start` to `end` seconds: first, first after."""
+    first, last = math.floor(start * FPS), math.ceil(end * FPS) - 1  # frames
+    return math.ceil(first / FRAMES_PER_LATENT), math.ceil(last / FRAMES_PER_LATENT) + 1
+
+
+def audio_latents_between(start: float, end: float) -> tuple[int, int]:
+    """Return the audio latents that cover the time from `start` to `end` seconds: first, first after."""
+    return math.floor(start * AUDIO_LATENT_RATE), math.ceil(end * AUDIO_LATENT_RATE)
+
+
 def audio_samples(audio_latents: int) -> int:
     """Return the samples at 16 kHz that `audio_latents` decode to."""
     return audio_latents * SAMPLES_PER_LATENT

@@ -7,16 +7,21 @@ put prefixes of their own before either, and some write underscores for dots.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import AUDIO, VIDEO
 from .model import OviModel
 
-LORA_LAYER = re.compile(r"\.blocks\.\d+\.(self_attn|cross_attn|ffn)\.")  # what training adds LoRAs to
+LORA_LAYERS = ("self_attn", "cross_attn", "ffn")  # of each block, what training can add LoRAs to
+LORA_TOWERS = {"both": (VIDEO, AUDIO), "video": (VIDEO,), "audio": (AUDIO,)}
 NO_LAYER = "Ovi has no such layer"
 _BLOCK = re.compile(r"blocks\.\d+\.")
 _DIFFUSERS = (  # names in a block, then those beside the blocks; each also of a bias
@@ -108,25 +113,80 @@ def _any(names: Iterable[str]) -> str:
     return "|".join(re.sub(r"[._]", "[._]", name) for name in sorted(names, key=len, reverse=True))
 
 
+@dataclass(frozen=True)
+class Lora:
+    """What LoRAs are added to a model."""
+
+    rank: int
+    alpha: float | None = None  # their product counts alpha / rank (None: the rank, which counts it fully)
+    dropout: float = 0.0  # share of the inputs that are zero in a step of the training
+    layers: Sequence[str] = LORA_LAYERS
+    tower: str = "both"  # one of LORA_TOWERS
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be trained."""
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ValueError(f"The LoRA's alpha is {self.alpha}, but must be a positive number.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"The LoRA's dropout is {self.dropout}, but must be from 0 to below 1.")
+        if not self.layers or (unknown := [name for name in self.layers if name not in LORA_LAYERS]):
+            raise ValueError(
+                f"The LoRA's layers are {', '.join(unknown) if self.layers else 'none'}, but must be among "
+                f"{', '.join(LORA_LAYERS)}."
+            )
+        if self.tower not in LORA_TOWERS:
+            raise ValueError(f"The LoRA's tower is {self.tower!r}, but must be one of {', '.join(LORA_TOWERS)}.")
+
+    @property
+    def scale(self) -> float:
+        """By how much the product of a LoRA's matrices counts."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def has(self, layer: str) -> bool:
+        """Whether a LoRA is added to the layer of that name."""
+        block = re.search(r"\.blocks\.\d+\.(\w+)\.", layer)
+        return block is not None and block[1] in self.layers and layer.startswith(LORA_TOWERS[self.tower])
+
+
 class LoraLinear(nn.Module):
     """A frozen linear layer plus a trained product of two low-rank matrices, zero at first."""
 
-    def __init__(self, base: nn.Linear, rank: int) -> None:
+    def __init__(self, base: nn.Linear, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__()
         self.base = base
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device=base.weight.device)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device=base.weight.device)
+        self.scale = scale
+        self.dropout = dropout
+        device = base.weight.device
+        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device=device)
+        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] → [..., outputs]."""
-        return self.base(x) + self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))).to(x.dtype)
+        seen = F.dropout(x.to(self.lora_A.weight.dtype), self.dropout, self.training)
+        added = self.lora_B(self.lora_A(seen))
+        return self.base(x) + (added if self.scale == 1 else self.scale * added).to(x.dtype)
 
 
-def add_lora(model: OviModel, rank: int) -> None:
-    """Freeze a model and add LoRAs to the attentions and feed-forwards of both towers, in place."""
+def add_lora(model: OviModel, lora: Lora | int) -> None:
+    """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place."""
+    lora = lora if isinstance(lora, Lora) else Lora(lora)
     model.requires_grad_(False)
-    layers = {name: layer for name, layer in model.named_modules() if LORA_LAYER.search(name)}
+    layers = {name: layer for name, layer in model.named_modules() if lora.has(name)}
     for name, layer in layers.items():
         if isinstance(layer, nn.Linear):
-            model.set_submodule(name, LoraLinear(layer, rank))
+            model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
+
+
+def lora_file(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Return trained LoRAs with the names that Load Ovi LoRA and ComfyUI's loader read.
+
+    A scale other than 1 is stored as `alpha`, which they divide by the rank.
+    """
+    file = {f"diffusion_model.{name}": tensor for name, tensor in weights.items()}
+    if scale != 1:
+        for name, tensor in weights.items():
+            if name.endswith(".lora_A.weight"):
+                layer = name.removesuffix(".lora_A.weight")
+                file[f"diffusion_model.{layer}.alpha"] = torch.tensor(scale * len(tensor))
+    return file

@@ -225,17 +225,6 @@ def before_padding(audio: Any, frames: int, overlap: int, what: str) -> dict[str
     return {"waveform": waveform[None, :, start:end], "sample_rate": rate}
 
 
-def video_latents_between(start: float, end: float) -> Span:
-    """Return the video latents that show any part of the time from `start` to `end` seconds."""
-    first, last = math.floor(start * geometry.FPS), math.ceil(end * geometry.FPS) - 1  # frames
-    return math.ceil(first / geometry.FRAMES_PER_LATENT), math.ceil(last / geometry.FRAMES_PER_LATENT) + 1
-
-
-def audio_latents_between(start: float, end: float) -> Span:
-    """Return the audio latents that cover the time from `start` to `end` seconds."""
-    return math.floor(start * geometry.AUDIO_LATENT_RATE), math.ceil(end * geometry.AUDIO_LATENT_RATE)
-
-
 def preserved_note(video_mask: Tensor, audio_mask: Tensor) -> str:
     """Say in one line which frames a mask [F] over video latents and which seconds one [L] over audio latents keep."""
     if video_mask.all() and audio_mask.all():

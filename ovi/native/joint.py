@@ -258,10 +258,10 @@ def regenerate_between(
             f"{until:.2f} s (the clip lasts {seconds:.2f} s)."
         )
     if video:
-        first, after = media.video_latents_between(start, until)
+        first, after = geometry.video_latents_between(start, until)
         video_mask[:, :, first:after] = 1.0
     if audio:
-        first, after = media.audio_latents_between(start, until)
+        first, after = geometry.audio_latents_between(start, until)
         audio_mask[..., first:after] = 1.0
 
 

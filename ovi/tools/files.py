@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+INTERRUPTED = 130  # the exit code
+
 
 def temporary(path: Path) -> Path:
     """Return the name under which a file is written until it is complete."""
@@ -93,7 +95,7 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
         problem = str(error)
     except KeyboardInterrupt:
         sys.stderr.write(f"{interrupted}\n")
-        return 130
+        return INTERRUPTED
     sys.stderr.write(f"{problem}\n")
     return 2
 

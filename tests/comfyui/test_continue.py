@@ -9,6 +9,8 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ovi import geometry
+from ovi.given import prefix
 from ovi.join import starts
 from support.media import RATE, BlockVAE, WindowVAE, broken, random_frames, slices, tone
 from support.sampling import TimestepSpy, assert_equal, guide, ksampler, prompts
@@ -57,6 +59,17 @@ def test_the_next_clip_begins_with_the_end_of_the_last(comfy, model, loop, monke
     for of_video, of_audio in spy.seen:
         assert (of_video > 0).tolist() == [[False] * 2 + [True] * 2] * 2
         assert (of_audio > 0).tolist() == [[False] * 5 + [True] * 12] * 2
+
+
+@pytest.mark.parametrize("overlap", [0.05, 0.2, 0.5, 1.0, 2.4])
+def test_training_gives_the_same_beginning(comfy, overlap):
+    """What a LoRA learns from (`ovi.given`) is what this node asks for."""
+    latent, shared, _ = go_on(comfy, video(random_frames(61, 32, 32), tone(61 / 24)), 61, overlap)
+    of_video, of_audio = latent["noise_mask"].unbind()
+    masks = of_video[0, 0, :, 0, 0], of_audio[0, 0]
+    place = (geometry.video_latents(shared) - 0.5) / 15  # the middle of those that give so many of 16 latents
+    for mask, taught in zip(masks, prefix(*map(len, masks), place), strict=True):
+        assert torch.equal(mask, taught)
 
 
 def test_a_sound_that_ended_before_the_overlap_is_not_kept(comfy):

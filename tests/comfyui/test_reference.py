@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ovi import geometry, media
+from ovi.given import between
 from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
 from support.sampling import TimestepSpy, assert_equal, guide, joint, ksampler, prompts
 
@@ -102,6 +103,18 @@ def test_the_preserved_modality_changes_the_generated_one(comfy, model, loop, on
         return made[0 if "audio" in given else 1]
 
     assert not torch.allclose(run(one), run(other), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [{}, {"audio": False}, {"video": False}])
+@pytest.mark.parametrize("span", [(0.0, 0.2), (0.1, 0.35), (0.3, 13 / 24)])
+def test_training_gives_the_same_passage(span, kind):
+    """What a LoRA learns from (`ovi.given`) is what these nodes ask for."""
+    from ovi.native.joint import regenerate_between
+
+    masks = torch.zeros(1, 1, 4, 2, 2), torch.zeros(1, 1, 17)
+    regenerate_between(*masks, *span, **{"video": True, "audio": True} | kind)
+    for mask, taught in zip((masks[0][0, 0, :, 0, 0], masks[1][0, 0]), between(4, 17, *span, **kind), strict=True):
+        assert torch.equal(mask, taught)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 import torchaudio
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ovi import join, media
+from ovi import geometry, join, media
 from support.media import RATE, tone
 
 
@@ -188,8 +188,8 @@ def test_silence_and_cuts_are_said():
     ],
 )
 def test_a_span_has_every_latent_that_it_touches(span, video, audio):
-    assert media.video_latents_between(*span) == video
-    assert media.audio_latents_between(*span) == audio
+    assert geometry.video_latents_between(*span) == video
+    assert geometry.audio_latents_between(*span) == audio
 
 
 @pytest.mark.parametrize(

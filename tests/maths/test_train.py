@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -14,23 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from ovi import flow
 from ovi.config import OviConfig
-from ovi.flow import Sample, Settings
-from ovi.lora import add_lora
+from ovi.flow import Sample
+from ovi.given import prefix
 from ovi.tools import train as tool
-from ovi.tools.train import Trainer
+from ovi.tools.trainer import recompute_blocks
 from support import golden_model
-from support.training import clips, tensors
+from support.training import EMPTY, SETTINGS, clips, tensors, trainer
 
-SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
-EMPTY = torch.zeros(0, 64)
-
-
-def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, **options):
-    torch.manual_seed(0)  # what LoRAs start from
-    model = golden_model.load().requires_grad_(True)
-    if rank:
-        add_lora(model, rank)
-    return Trainer(model, clips(persons=persons), settings, steps, **options)
+LONGER = 4, 17  # video and audio latents of 13 frames
 
 
 def batch(settings=SETTINGS, *, split=False, seed=0, n=2):
@@ -116,9 +108,104 @@ def test_a_batch_with_nothing_to_learn_in_a_modality_has_a_loss_of_0_for_it():
     assert audio > 0
 
 
-def test_both_modalities_cannot_be_given():
-    with pytest.raises(ValueError, match=r"given audio and given video are 1.1 together, but must be at most 1"):
-        dataclasses.replace(SETTINGS, given_audio=0.6, given_video=0.5)
+@pytest.mark.parametrize("other", ["given_video", "given_prefix", "passage"])
+def test_shares_of_more_than_all_samples_are_refused(other):
+    message = f"given audio and {other.replace('_', ' ')} are 1.1 together, but must be at most 1"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **{"given_audio": 0.6, other: 0.5})
+    dataclasses.replace(SETTINGS, given_audio=0.7, given_prefix=0.2, passage=0.1)  # 1 with the rounding of floats
+
+
+def some_given(persons=0, n=60, **shares):
+    plain = dataclasses.replace(SETTINGS, first_frame=0.0, reference_dropout=0.0)
+    settings = dataclasses.replace(plain, **shares)
+    return flow.noised(clips(n, persons, *LONGER), EMPTY, settings, torch.Generator().manual_seed(0))
+
+
+def check_given(got, samples):
+    """What is not counted is clean at timestep 0, and the rest has the noise and the timestep of its sample."""
+    for name, x, timestep, velocity, counts, size in zip(
+        ("video", "audio"), got.x, got.timestep, got.velocity, got.counts, LONGER, strict=True
+    ):
+        counted = counts.flatten(1).bool()
+        assert torch.equal(timestep[:, :size] > 0, counted)
+        rest = timestep[:, :size].amax(1, keepdim=True)
+        assert torch.equal(timestep[:, :size], rest * counted)
+        x0 = torch.stack([getattr(sample, name) for sample in samples])
+        over = [slice(None), None, slice(None), *[None] * (x.ndim - 3)]
+        torch.testing.assert_close(x, x0 + timestep[:, :size][over] / 1000 * velocity, atol=1e-5, rtol=0)
+        assert torch.equal(x.movedim(2, 1)[~counted], x0.movedim(2, 1)[~counted])
+
+
+def masks_of(got):
+    """Which masks samples have, as text, with how many samples have each."""
+    rows = zip(*(counts.flatten(1).int().tolist() for counts in got.counts), strict=True)
+    return Counter(tuple("".join(map(str, mask)) for mask in row) for row in rows)
+
+
+def test_given_prefix():
+    """In its share of the samples the beginning is given: a latent or more, of audio one latent less than its time."""
+    got = some_given(given_prefix=0.6, n=100)
+    check_given(got, clips(100, 0, *LONGER))
+    found = masks_of(got)
+    taught = {tuple("".join(map(str, mask.int().tolist())) for mask in prefix(4, 17, p)) for p in (0, 0.4, 0.8)}
+    assert found.keys() == {*taught, ("1111", "1" * 17)}
+    assert 30 <= found["1111", "1" * 17] <= 50
+    assert ("0011", "0" * 5 + "1" * 12) in taught
+
+
+def test_given_passages():
+    """In its share of the samples all but a passage is given, in both modalities or one of them, by thirds."""
+    got = some_given(passage=1.0, n=120, first_frame=1.0)
+    check_given(got, clips(120, 0, *LONGER))
+    kinds = Counter(("1" in video, "1" in audio) for video, audio in masks_of(got).elements())
+    assert kinds.keys() == {(True, True), (True, False), (False, True)}
+    assert all(25 <= count <= 55 for count in kinds.values())
+    for mask in (mask for masks in masks_of(got) for mask in masks):
+        assert re.fullmatch("0*1*0*", mask)
+    assert any(video[0] == "1" for video, _ in masks_of(got))  # a first frame in the passage is generated
+
+
+@pytest.mark.parametrize("missing", ["video", "audio"])
+@pytest.mark.parametrize("share", ["given_prefix", "passage"])
+def test_conditions_of_one_tower_alone(missing, share):
+    """Each sample has something to learn."""
+    samples = [sample._replace(**{missing: None}) for sample in clips(20, 0, *LONGER)]
+    every = dataclasses.replace(SETTINGS, first_frame=0.0, **{share: 1.0})
+    got = flow.noised(samples, EMPTY, every, torch.Generator().manual_seed(0))
+    counts = got.counts[missing == "video"].flatten(1)
+    assert counts.any(1).all()
+    assert not counts.all()
+
+
+@pytest.mark.parametrize("share", ["given_audio", "given_video", "given_prefix", "passage"])
+def test_references_have_the_timestep_of_what_is_generated(share):
+    """As the nodes tell them: where a modality is given, its references are still told the timestep of the clip."""
+    got = some_given(persons=2, n=6, **{share: 1.0})
+    whole = got.timestep[0].amax(1)
+    assert whole.all()  # one sigma for both modalities
+    for timestep, size in zip(got.timestep, (4, 17), strict=True):
+        of_references = timestep.view(6, -1)[:, size:] if timestep.ndim > 1 else timestep[:, None]
+        assert torch.equal(of_references, whole[:, None].expand_as(of_references))
+    assert all(map(torch.isfinite, flow.losses(golden_model.load(), got)))
+
+
+def test_references_are_given_in_their_share_of_the_batches():
+    some = dataclasses.replace(SETTINGS, given_references=0.4)
+    drawn = [flow.noised(clips(1, 1), EMPTY, some, torch.Generator().manual_seed(i)) for i in range(30)]
+    assert 6 <= sum(one.references is not None for one in drawn) <= 18
+
+
+def test_a_condition_of_0_draws_no_number():
+    """Trainings of earlier versions have the same noise: what was drawn stands here as numbers."""
+    of_shares = {"given_audio": 0.5, "cut": 0.5}
+    for settings, expected in (
+        ({}, [-1.45, 1.12, 622.652, 936.914]),
+        (of_shares, [1.55, -0.939, 0.0, 0.0]),
+    ):
+        got = batch(dataclasses.replace(SETTINGS, **settings))
+        numbers = [got.x[0].flatten()[-1], got.x[1].flatten()[-1], *got.timestep[1]]
+        assert [round(float(number), 3) for number in numbers] == expected
 
 
 def test_batches_whose_towers_are_cut():
@@ -211,7 +298,7 @@ def test_gradients(recompute, persons):
     model = golden_model.load(torch.float64).double().requires_grad_(True)
     draw = torch.Generator().manual_seed(0)
     got = _double(flow.noised(clips(2, persons), EMPTY, SETTINGS, draw, split=False))
-    options = {"transformer_options": tool.recompute_blocks(3)} if recompute else {}
+    options = {"transformer_options": recompute_blocks(3)} if recompute else {}
 
     def total():
         video, audio = model(got.x, got.timestep, got.context, references=got.references, **options)

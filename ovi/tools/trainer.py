@@ -1,0 +1,245 @@
+"""A model in training: its steps, and the state from which it resumes exactly.
+
+Every random number comes from one generator on the CPU, whose state is saved: a run that is resumed goes on as if it
+had never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recomputed
+from tqdm import tqdm
+
+from ..flow import Noised, Samples, Settings, divided, losses, noised, shares
+from ..lora import Lora
+from ..model import OviModel
+from ..references import References
+from .files import complete
+from .optimizers import learning_rate, optimizer
+
+STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved, beside the clips' names
+
+
+def recompute_blocks(layers: int) -> dict[str, Any]:
+    """Return `transformer_options` that recompute a block's activations for its gradient instead of storing them."""
+
+    def replace(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
+        return recomputed(extra["original_block"], args, use_reentrant=False)
+
+    return {"patches_replace": {"dit": {("double_block", i): replace for i in range(layers)}}}
+
+
+class Trainer:
+    """A model in training, with its optimiser, averaged weights and random numbers.
+
+    It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
+    dropped text (None: no tokens). `lora` are the LoRAs that the model has. `autocast` computes in bfloat16 where that
+    is safe, without changing the weights; `recompute` stores no activations within a block. `clips` names the samples,
+    so that resuming with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none:
+    all do).
+    """
+
+    def __init__(
+        self,
+        model: OviModel,
+        samples: Samples,
+        settings: Settings,
+        steps: int,
+        *,
+        empty: Tensor | None = None,
+        autocast: bool = False,
+        recompute: bool = False,
+        lora: Lora | None = None,
+        clips: Sequence[str] = (),
+        buckets: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.model = model
+        self.samples = samples
+        self.settings = settings
+        self.steps = steps
+        self.lora = lora
+        self.clips = list(clips)
+        self.buckets = {i: bucket for bucket in buckets for i in bucket} if len(buckets) > 1 else {}
+        self.empty = torch.zeros(0, model.config.text_dim) if empty is None else empty
+        self.autocast = autocast
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averaged = {name: p.detach().float().clone() for name, p in self.trained.items()}
+        self.device = next(iter(self.trained.values())).device
+        self.optimizer = optimizer(list(self.trained.values()), settings)
+        self.draw = torch.Generator().manual_seed(settings.seed)
+        self.history: list[tuple[float, float]] = []  # of each step: the video's loss, the audio's
+        options = recompute_blocks(model.config.num_layers) if recompute else None
+        self.call = partial(model, transformer_options=options)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return learning_rate(self.settings, step, self.steps)
+
+    def _chosen(self) -> list[int]:
+        """Draw the samples of a step, all of which fit into one batch."""
+        count = self.settings.batch * self.settings.accumulate
+        if not self.buckets or count == 1:
+            return torch.randint(len(self.samples), (count,), generator=self.draw).tolist()
+        first = int(torch.randint(len(self.samples), (1,), generator=self.draw))
+        bucket = self.buckets[first]
+        return [first, *(bucket[i] for i in torch.randint(len(bucket), (count - 1,), generator=self.draw).tolist())]
+
+    def _gradients(self, batch: Noised) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a step, part by part; return its losses for video and audio, of the whole batch."""
+        parts = divided(batch, self.settings.accumulate)
+        found = []
+        for part, (of_video, of_audio) in zip(parts, shares(batch, parts), strict=True):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                video, audio = losses(self.call, moved(part, self.device))
+            if len(parts) > 1:
+                video, audio = of_video * video, of_audio * audio
+            (video + self.settings.audio_weight * audio).backward()
+            found.append((video.detach(), audio.detach()))
+        return sum(video for video, _ in found), sum(audio for _, audio in found)  # type: ignore[return-value]
+
+    def step(self) -> tuple[float, float]:
+        """Take the next step; return its losses for video and audio.
+
+        Raises ValueError, without a change to the weights, where a loss or the gradient is not finite.
+        """
+        settings = self.settings
+        step = len(self.history)
+        chosen = self._chosen()
+        chance = torch.rand(1, generator=self.draw).item()
+        batch = noised(
+            [self.samples[i] for i in chosen],
+            self.empty,
+            settings,
+            self.draw,
+            split=step < settings.split_steps and chance < settings.split,
+        )
+        if self.lora is not None and self.lora.dropout:
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # what dropout draws from
+        video, audio = self._gradients(batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(step)
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
+        video_loss, audio_loss, gradient_norm = torch.stack([video, audio, norm]).tolist()
+        if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
+            raise ValueError(
+                f"Step {step + 1} has losses of {video_loss:g} (video) and {audio_loss:g} (audio), and its "
+                f"gradient a norm of {gradient_norm:g}: the training stopped, and the last saved state is intact. "
+                "Lower the learning rate, or look for a damaged clip or model."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.averaged.values()), [parameter.float() for parameter in self.trained.values()], 1 - decay
+            )
+        self.history.append((video_loss, audio_loss))
+        return self.history[-1]
+
+    def save(self, path: Path) -> None:
+        """Write everything needed to resume."""
+        trained = {name: p.detach() for name, p in self.trained.items()}
+        settings = _described(self.settings, self.lora)
+        state = (settings, trained, self.averaged, self.optimizer.state_dict(), self.draw.get_state(), self.history)
+        with writing(path) as part:
+            torch.save(dict(zip(STATE, state, strict=True), clips=self.clips), part)
+
+    def resume(self, path: Path) -> list[str]:
+        """Resume from what `save` wrote; return notes on what has changed.
+
+        Raises ValueError for a damaged file, and for one with other settings or of another model.
+        """
+        with path.open("rb") as file:
+            try:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                settings, trained, averaged, optimizer, draw, history = (state[key] for key in STATE)
+            except Exception as error:  # torch.load raises anything on a damaged file
+                raise ValueError(f"{path} is not a complete training state; delete it to start again.") from error
+        settings = _described(Settings(), Lora(1)) | settings  # of a version without some of them
+        now = _described(self.settings, self.lora)
+        if changed := [key for key, value in now.items() if settings[key] != value]:
+            raise ValueError(
+                f"{path} was trained with another {', '.join(changed)} "
+                f"({', '.join(str(settings[key]) for key in changed)}); use the same, or delete it to start again."
+            )
+        if {name: p.shape for name, p in trained.items()} != {name: p.shape for name, p in self.trained.items()}:
+            raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(trained[name])
+                self.averaged[name].copy_(averaged[name])
+        self.optimizer.load_state_dict(optimizer)
+        self.draw.set_state(draw)
+        self.history = history
+        before, after = set(state.get("clips", self.clips)), set(self.clips)
+        if before == after:
+            return []
+        return [
+            f"The clips are not those that {path} was trained on: {len(after - before)} are new or changed, "
+            f"{len(before - after)} are missing."
+        ]
+
+    def run(self, state: Path, every: int) -> Iterator[int]:
+        """Train to the last step; save and yield the number of steps taken after `every` steps and at the end.
+
+        Training that has already ended yields once all the same: its output file may be lost.
+        """
+        if len(self.history) >= self.steps:
+            yield len(self.history)
+        with tqdm(initial=len(self.history), total=self.steps, unit="step", dynamic_ncols=True) as progress:
+            while len(self.history) < self.steps:
+                video, audio = self.step()
+                progress.set_postfix(video=f"{video:.4f}", audio=f"{audio:.4f}", refresh=False)
+                progress.update()
+                if len(self.history) % every == 0 or len(self.history) == self.steps:
+                    self.save(state)
+                    yield len(self.history)
+
+
+def moved(batch: Noised, device: torch.device) -> Noised:
+    """Bring a batch to a device."""
+    x, velocity = (
+        [None if tensor is None else tensor.to(device) for tensor in pair] for pair in (batch.x, batch.velocity)
+    )
+    video, audio = batch.timestep
+    references = batch.references
+    if references is not None:
+        references = References(*([latent.to(device) for latent in kind] for kind in references))
+    return batch._replace(
+        x=x,
+        timestep=(video.to(device), audio.to(device)),
+        context=batch.context.to(device),
+        velocity=velocity,
+        counts=[counts.to(device) for counts in batch.counts],
+        references=references,
+    )
+
+
+def _described(settings: Settings, lora: Lora | None) -> dict[str, Any]:
+    """Return what two runs must share; the rank of the LoRAs shows in the sizes of their weights."""
+    described = dataclasses.asdict(settings)
+    if lora is not None:
+        shared = {"alpha": lora.alpha, "dropout": lora.dropout, "layers": tuple(lora.layers), "tower": lora.tower}
+        described |= {f"LoRA {name}": value for name, value in shared.items()}
+    return described
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Write a file, complete or not at all. What PyTorch and safetensors raise on a full disk becomes an OSError."""
+    with complete(path) as (part,):
+        try:
+            yield part
+        except (RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise OSError(f"{path} could not be written ({reason}); is the disk full?") from error
