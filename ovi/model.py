@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from . import references as persons
 from . import rope
 from .config import OviConfig
+from .parallel import UNSHARED, Team, Unshared
 from .references import References as References
 
 EPS = 1e-6  # of every layer norm and RMS norm
@@ -117,11 +118,13 @@ class Stream(NamedTuple):
     text: Tensor  # [B, text_len, D]
     rope: Tensor  # [1, L, 1, head_dim / 2, 2, 2]
     fused: tuple[int, ...] | None = None  # the rows of the batch that attend to the other tower (None: all)
+    share: Unshared = UNSHARED  # the tokens that are on this device
 
     def rows(self, rows: list[int]) -> Stream:
         """Return the stream of some rows of the batch."""
         fused = None if self.fused is None else tuple(i for i, row in enumerate(rows) if row in self.fused)
-        return Stream(self.time[rows], self.modulation[rows], self.text[rows], self.rope, fused)
+        time, modulation, text = self.time[rows], self.modulation[rows], self.text[rows]
+        return self._replace(time=time, modulation=modulation, text=text, fused=fused)
 
 
 class FusionSource(NamedTuple):
@@ -130,6 +133,7 @@ class FusionSource(NamedTuple):
     tokens: Tensor
     rope: Tensor
     rows: Tensor | None = None  # the tokens are those of these rows of the batch alone (None: all)
+    share: Unshared = UNSHARED
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -185,9 +189,11 @@ class SelfAttention(nn.Module):
         """
         if options.get("stg_skip_self_attn"):
             return self.o(self.v(x))
-        q = self.rotate_heads(self.norm_q(self.q(x)), stream.rope)
-        k = self.rotate_heads(self.norm_k(self.k(x)), stream.rope)
-        return self.o(self.attention(q, k, self.v(x), self.heads, transformer_options=options))
+        share = stream.share
+        q = share.to_heads(self.rotate_heads(self.norm_q(self.q(x)), stream.rope))
+        k = share.to_heads(self.rotate_heads(self.norm_k(self.k(x)), stream.rope))
+        v = share.to_heads(self.v(x))
+        return self.o(share.attend_self(self.attention, q, k, v, self.heads, transformer_options=options))
 
 
 class CrossAttention(SelfAttention):
@@ -224,7 +230,9 @@ class CrossAttention(SelfAttention):
         other = self.pre_attn_norm_fusion(source.tokens)
         q = self.rotate_heads(q if source.rows is None else q[source.rows], table)
         k = self.rotate_heads(self.norm_k_fusion(self.k_fusion(other)), source.rope)
-        return self.attention(q, k, self.v_fusion(other), self.heads, transformer_options=options)
+        v = self.v_fusion(other)
+        attend = source.share.attend_from_all
+        return attend(self.attention, q, k, v, self.heads, transformer_options=options)
 
 
 class Gelu(nn.GELU):
@@ -354,11 +362,16 @@ class VideoTower(Tower):
         self.patch_embedding = layers.conv3d(config.video_channels, config.dim, patch)
 
     def embed(
-        self, latent: Tensor, timestep: Tensor, text: Tensor, references: References | None = None
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        references: References | None = None,
+        team: Team | None = None,
     ) -> tuple[Tensor, Stream]:
         """Return the tokens [B, (F + images) * H/2 * W/2, D] of a latent and the images after it, and their stream.
 
-        Odd edges wrap around, as in ComfyUI's Wan.
+        Odd edges wrap around, as in ComfyUI's Wan. With a `team` these are this device's share of the tokens.
         """
         frames, images = latent.shape[2], 0
         if references is not None:
@@ -369,10 +382,13 @@ class VideoTower(Tower):
         if any(padding):
             latent = F.pad(latent, padding, mode="circular")
         patches = self.patch_embedding(latent)  # [B, D, F, H/2, W/2]
-        *_, height, width = patches.shape
-        tokens = patches.flatten(2).transpose(1, 2).contiguous()  # [B, L, D]
-        table = self.positions((frames, height, width), tokens, images)
-        return tokens, self.stream(tokens, table, timestep, text)
+        *_, whole, height, width = patches.shape
+        table = self.positions((frames, height, width), patches, images)
+        share = UNSHARED
+        if team is not None:
+            share = team.share(whole, height * width, self.config.num_heads, self.config.head_dim)
+        tokens = share.cut(patches.flatten(2).transpose(1, 2)).contiguous()  # [B, L, D]
+        return tokens, self.stream(tokens, share.cut(table), timestep, text)._replace(share=share)
 
     def positions(self, grid: tuple[int, int, int], like: Tensor, images: int = 0) -> Tensor:
         """Return the rotations of a grid of tokens (latent frames, rows, columns), and of reference images after it."""
@@ -382,7 +398,7 @@ class VideoTower(Tower):
         """Assemble the head's patches (p, q, C; channel fastest) in the latent's shape, which cuts references off."""
         _, p, q = self.config.patch_size
         _, _, frames, height, width = latent.shape
-        patches = self.head(tokens, stream.time)
+        patches = stream.share.join(self.head(tokens, stream.time))
         rows, columns = -(-height // p), -(-width // q)
         out = rearrange(patches, "b (f h w) (p q c) -> b c f (h p) (w q)", h=rows, w=columns, p=p, q=q)
         return out[:, :, :frames, :height, :width]
@@ -469,6 +485,7 @@ class OviModel(nn.Module):
         references: References | None = None,
         cut_rows: Sequence[bool] | None = None,
         pass_blocks: Collection[int] = (),
+        team: Team | None = None,
     ) -> list[Tensor | None]:
         """Predict the velocities of both modalities.
 
@@ -486,6 +503,8 @@ class OviModel(nn.Module):
         only lower it, and [B, F + images] or [B, L + latents of all voices] give it themselves.
         cut_rows: the rows of the batch in which neither tower attends to the other (None: no row).
         pass_blocks: blocks in which self-attention lets each token's own value pass, in both towers.
+        team: devices that share out the pass, each of which calls its own model with the same arguments but for the
+        team, and gets the same result; see `parallel`.
         Returns a list of velocities shaped as x, None where x has None. Raises ValueError for more than text_len
         text tokens, and for references that do not fit x.
         """
@@ -500,6 +519,7 @@ class OviModel(nn.Module):
             references=references,
             cut_rows=cut_rows,
             pass_blocks=pass_blocks,
+            team=team,
         )
 
     def embed_texts(self, x: Sequence[Tensor | None], context: Tensor, audio_context: Tensor | None = None) -> Texts:
@@ -524,6 +544,7 @@ class OviModel(nn.Module):
         references: References | None = None,
         cut_rows: Sequence[bool] | None = None,
         pass_blocks: Collection[int] = (),
+        team: Team | None = None,
     ) -> list[Tensor | None]:
         """Do what every step needs: `forward` with texts that `embed_texts` has embedded."""
         options = dict(transformer_options or {})
@@ -535,11 +556,13 @@ class OviModel(nn.Module):
         if video_latent is None or video_text is None:
             if audio_latent is None or audio_text is None:
                 raise ValueError("Neither a video nor an audio latent was given; Ovi needs at least one.")
-            return [None, alone(self.audio_model, audio_latent, audio_time, audio_text, options, references)]
+            embed_audio = partial(self.audio_model.embed, references=references)
+            return [None, alone(self.audio_model, embed_audio, audio_latent, audio_time, audio_text, options)]
         if audio_latent is None or audio_text is None:
-            return [alone(self.video_model, video_latent, video_time, video_text, options, references), None]
+            embed_video = partial(self.video_model.embed, references=references, team=team)
+            return [alone(self.video_model, embed_video, video_latent, video_time, video_text, options), None]
 
-        video, video_stream = self.video_model.embed(video_latent, video_time, video_text, references)
+        video, video_stream = self.video_model.embed(video_latent, video_time, video_text, references, team)
         audio, audio_stream = self.audio_model.embed(audio_latent, audio_time, audio_text, audio_start, references)
         fused = None if cut_rows is None else tuple(i for i, cut in enumerate(cut_rows) if not cut)
         streams = (video_stream._replace(fused=fused), audio_stream._replace(fused=fused))
@@ -567,14 +590,14 @@ class OviModel(nn.Module):
 
 def alone(
     tower: VideoTower | AudioTower,
+    embed: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Stream]],
     latent: Tensor,
     timestep: Tensor,
     text: Tensor,
     options: Mapping[str, Any],
-    references: References | None,
 ) -> Tensor:
     """Predict the velocity with one tower, without the other. As in the Ovi release, no block is skipped."""
-    tokens, stream = tower.embed(latent, timestep, text, references=references)
+    tokens, stream = embed(latent, timestep, text)
     for block in tower.blocks:
         tokens = block(tokens, stream, options)
     return tower.velocity(tokens, stream, latent)
@@ -604,11 +627,11 @@ def fuse(
 def _source(tokens: Tensor, stream: Stream) -> FusionSource | None:
     """Return what the other tower attends to, or None where it does so in no row of the batch."""
     if stream.fused is None:
-        return FusionSource(tokens, stream.rope)
+        return FusionSource(tokens, stream.rope, share=stream.share)
     if not stream.fused:
         return None
     rows = torch.tensor(stream.fused, device=tokens.device)
-    return FusionSource(tokens[rows], stream.rope, rows)
+    return FusionSource(tokens[rows], stream.rope, rows, stream.share)
 
 
 def _on_rows(
