@@ -120,5 +120,4 @@ class Hollow(Exchange):
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     torch.save(in_process(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])), Path(sys.argv[3], f"{sys.argv[1]}.pt"))
