@@ -14,6 +14,7 @@ from .keyframe import OviGuide
 from .latent import EmptyOviLatent, OviImageToVideo
 from .load import OviModelLoader
 from .lora import OviLoraLoader
+from .parallel import OviParallel
 from .person import OviPerson
 from .prompt import OviPrompt
 from .reference import OviReference, OviRemake
@@ -48,6 +49,7 @@ class OviExtension(ComfyExtension):
             OviContinue,
             OviRemake,
             OviGuidance,
+            OviParallel,
             OviScheduler,
             OviUniPCSampler,
             OviDecode,

@@ -25,6 +25,7 @@ from ..config import OviConfig
 from ..guidance import SKIP_KEY, Modalities, Skip
 from ..memory import activation_bytes, bytes_per_token
 from ..model import NO_FLOAT64, Block, OviModel, References
+from ..parallel import Team
 from ..sampling import SHIFT, audio_sigma, carried
 from . import references
 from .latent import OviLatent
@@ -37,8 +38,6 @@ except ImportError:  # ComfyUI before 0.24 fetches no weights ahead
 AUDIO_SHIFT = "audio_shift"  # of this model, and of core's ModelSamplingAV in newer versions
 FUSION_KEYS = ("a2v_cross_attn", "v2a_cross_attn")  # core's transformer_options that cut the fusion
 COMPUTE_DTYPES = (torch.bfloat16, torch.float32)  # never float16: Ovi overflows it and the video goes black
-
-
 GENERATED = "generated"  # in a prompt's model_conds: the Modalities that no mask preserves whole
 CUTS = "cuts"  # the same: whether the towers do not attend to each other
 
@@ -111,6 +110,7 @@ class NativeOviModel(OviModel):
         audio_start: float = 0.0,
         reference_images: Sequence[Tensor] = (),
         reference_voices: Sequence[Tensor] = (),
+        team: Team | None = None,
         **masks: Any,
     ) -> list[Tensor | None]:
         given = References(reference_images, reference_voices) if reference_images or reference_voices else None
@@ -125,6 +125,7 @@ class NativeOviModel(OviModel):
             transformer_options=transformer_options,
             cut_rows=cut_rows,
             pass_blocks=pass_blocks,
+            team=team,
         )
 
     def block_pairs(self, device: torch.device, options: Mapping[str, Any]) -> Iterator[tuple[Block, Block]]:
@@ -149,6 +150,7 @@ class Ovi(comfy.model_base.BaseModel):
     `carried(sigma, ratio)` times the audio at `audio_sigma(sigma, ratio)`.
     """
 
+    shared_by = 1  # devices, during a run with Ovi Parallel
     audio_shift = 0.0  # Ovi Guidance patches it in; 0: that of the MODEL's sampling, or else the video's
 
     def __init__(self, model_config: OviSupported, device: torch.device | None = None) -> None:
@@ -319,7 +321,7 @@ class Ovi(comfy.model_base.BaseModel):
         return cond_value if cond_key in whole else None
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Mapping[str, Any] | None = None) -> float:
-        """Return the bytes that a forward pass on a packed latent [B, 1, N] needs besides the weights."""
+        """Return the bytes that a pass on a packed latent [B, 1, N] needs besides the weights, on each device."""
         config: OviConfig = self.diffusion_model.config
         batch, size = input_shape[0], comfy.model_management.dtype_size(self.get_dtype_inference())
         shapes = self.latent_format.shapes
@@ -330,7 +332,8 @@ class Ovi(comfy.model_base.BaseModel):
         whole = activation_bytes(config, batch, shapes[0][2:], shapes[1][2], size)
         # A context window is a part of the latent: [B, 1, fewer numbers].
         clip = whole * input_shape[-1] / sum(math.prod(shape[1:]) for shape in shapes)
-        return clip + references.tokens(cond_shapes or {}, config) * bytes_per_token(config, 1, size)
+        persons = references.tokens(cond_shapes or {}, config) * bytes_per_token(config, 1, size)
+        return (clip + persons) / self.shared_by
 
 
 class OviSupported(comfy.supported_models_base.BASE):

@@ -18,19 +18,32 @@ def inference():
         yield
 
 
-@pytest.fixture
-def over_two_devices(comfy, monkeypatch):
-    """Core's MultiGPU CFG Split of a MODEL over two devices, on the CPU that twice: each prediction on one."""
-    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no such node")
+def give_devices(monkeypatch, count):
+    """Give ComfyUI so many devices: the CPU stands for all of them, or there have to be so many."""
+    pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no engine for several devices")
     from comfy import model_management
 
     kind = model_management.get_torch_device().type
-    if kind != "cpu" and getattr(torch, kind).device_count() < 2:
-        pytest.skip(f"there is one {kind} device")
-    devices = [torch.device("cpu") if kind == "cpu" else torch.device(kind, 0), torch.device(kind, 1)]
+    if kind != "cpu" and getattr(torch, kind).device_count() < count:
+        pytest.skip(f"there are fewer than {count} {kind} devices")
+    first = torch.device("cpu") if kind == "cpu" else torch.device(kind, 0)
+    devices = [first, *(torch.device(kind, i) for i in range(1, count))]
     monkeypatch.setattr(model_management, "get_all_torch_devices", lambda *_, **__: devices)
+
+
+@pytest.fixture
+def over_two_devices(comfy, monkeypatch):
+    """Core's MultiGPU CFG Split of a MODEL over two devices: each prediction on one."""
+    give_devices(monkeypatch, 2)
     comfy.core("nodes_multigpu")
     return lambda model: comfy.run("MultiGPU_WorkUnits", model=model, max_gpus=2)[0]
+
+
+@pytest.fixture
+def shared_out(comfy, monkeypatch):
+    """Ovi Parallel on a MODEL, where there are four devices."""
+    give_devices(monkeypatch, 4)
+    return lambda model, gpus=2, shares="auto": comfy.run("OviParallel", model=model, gpus=gpus, shares=shares)[0]
 
 
 @pytest.fixture(scope="module")
