@@ -196,7 +196,7 @@ NAMES = (
     Name("comfy.multigpu.MultiGPUThreadPool.submit", "a thread for each device", "(device, function, argument)", "0.24"),
     Name("comfy.multigpu.MultiGPUThreadPool.get_result", "a thread for each device", "(device)", "0.24"),
     Name("comfy.model_management.get_all_torch_devices", "the GPUs that are there", "()", "0.24"),
-    Name("comfy.model_management.cleanup_models_gc", "copies that are loaded already", "()"),
+    Name("comfy.model_management.loaded_models", "copies that are loaded already", "()"),
     Name("comfy.model_patcher.ModelPatcher.get_additional_models_with_key", "the copies of a MODEL", "(key)"),
     Name("comfy.model_patcher.ModelPatcher.wrappers", "whether a MODEL is shared out already"),
     Name("comfy.model_patcher.ModelPatcher.current_hooks", "LoRAs that change during a run"),

@@ -55,8 +55,9 @@ def share_out(model: ModelPatcher, gpus: int, shares: str) -> ModelPatcher:
             f"Ovi Parallel is set to {gpus} GPUs, but ComfyUI has {there}: set 'gpus' to {there} or less, or start "
             "ComfyUI without an option that hides the others, such as --cuda-device."
         )
-    comfy.model_management.cleanup_models_gc()  # ComfyUI 0.30 trips over a loaded model whose MODEL is gone
-    model = multigpu.create_multigpu_deepclones(model, gpus, reuse_loaded=True)
+    # ComfyUI 0.30 looks for copies that are loaded, but fails where one of a MODEL that is gone is among them.
+    reuse = None not in comfy.model_management.loaded_models()
+    model = multigpu.create_multigpu_deepclones(model, gpus, reuse_loaded=reuse)
     parallel = Parallel(weights)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, parallel.around_sampling)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, parallel.around_batch)
