@@ -25,7 +25,7 @@ class OviParallel(io.ComfyNode):
             "at the same time, then the parts of each frame. Every GPU holds the whole model.",
             search_aliases=["ovi multi gpu", "multigpu", "several gpus", "sequence parallel", "cfg parallel"],
             inputs=[
-                io.Model.Input("model", tooltip="From 'Load Ovi Model', with any LoRAs, or from 'Ovi Guidance'."),
+                io.Model.Input("model", tooltip="From 'Load Ovi Model'; LoRAs and 'Ovi Guidance' come after it."),
                 io.Int.Input(
                     "gpus",
                     default=2,
@@ -42,7 +42,7 @@ class OviParallel(io.ComfyNode):
                     advanced=True,
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="Connect to 'Ovi Guidance', a sampler or a guider.")],
+            outputs=[io.Model.Output(tooltip="Connect to 'Load Ovi LoRA', 'Ovi Guidance' or a sampler.")],
         )
 
     @classmethod
