@@ -272,7 +272,7 @@ def parse_shares(text: str, devices: int) -> tuple[float, ...]:
     shares = [float(word) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", word) else 0.0 for word in words]
     if len(shares) != devices or not all(shares):
         raise ValueError(
-            f"The shares {quoted(text)} are not {devices} numbers above 0, one for each GPU: write {AUTO}, or numbers such "
-            f"as {', '.join(['3', *['2'] * (devices - 1)])}."
+            f"The shares {quoted(text)} are not {devices} numbers above 0, one for each GPU: write {AUTO}, or numbers "
+            f"such as {', '.join(['3', *['2'] * (devices - 1)])}."
         )
     return tuple(shares)

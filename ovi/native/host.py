@@ -193,7 +193,9 @@ NAMES = (
         "0.24",
     ),
     Name("comfy.multigpu.MultiGPUThreadPool", "a thread for each device", since="0.24"),
-    Name("comfy.multigpu.MultiGPUThreadPool.submit", "a thread for each device", "(device, function, argument)", "0.24"),
+    Name(
+        "comfy.multigpu.MultiGPUThreadPool.submit", "a thread for each device", "(device, function, argument)", "0.24"
+    ),
     Name("comfy.multigpu.MultiGPUThreadPool.get_result", "a thread for each device", "(device)", "0.24"),
     Name("comfy.model_management.get_all_torch_devices", "the GPUs that are there", "()", "0.24"),
     Name("comfy.model_management.loaded_models", "copies that are loaded already", "()"),

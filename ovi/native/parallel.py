@@ -42,9 +42,9 @@ def share_out(model: ModelPatcher, gpus: int, shares: str) -> ModelPatcher:
     has no engine for several GPUs.
     """
     require_ovi(model, "Ovi Parallel")
-    weights = parse_shares(shares, gpus)
     if gpus == 1:
         return model
+    weights = parse_shares(shares, gpus)
     if multigpu is None:
         raise ValueError("Several GPUs need ComfyUI 0.24 or later; update ComfyUI, or set 'gpus' to 1.")
     if KEY in model.wrappers.get(WrappersMP.OUTER_SAMPLE, {}):
@@ -115,26 +115,21 @@ class Job:
     patcher: ModelPatcher
     device: torch.device
     rows: slice
-    team: Team
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this device hands on what its team predicts."""
-        return self.team.exchange.rank == 0
+    exchange: Threads
+    weights: tuple[float, ...]  # of its team
 
     def run(self, arguments: Mapping[str, Any], options: Mapping[str, Any], inference: bool) -> list[Tensor]:
         """Run the pass in this device's thread, in the mode of the one that asks for it."""
         own = {key: self._own(value) for key, value in arguments.items()}
         own |= {key: arguments[key][self.rows] for key in FLAGS if arguments.get(key)}
+        own["transformer_options"] = self._options(options, len(arguments["context"]))
         try:
             with torch.inference_mode(inference), torch.no_grad():
-                model = self.patcher.model.diffusion_model
-                velocities: list[Tensor] = model._forward(
-                    **own, transformer_options=self._options(options, len(arguments["context"])), team=self.team
-                )
+                forward = self.patcher.model.diffusion_model._forward
+                velocities: list[Tensor] = forward(**own, team=Team(self.exchange, self.weights))
                 return velocities
         except BaseException:
-            self.team.exchange.abort()
+            self.exchange.abort()
             raise
 
     def _own(self, value: Any) -> Any:
@@ -183,7 +178,8 @@ class Run:
             self.pool.submit(job.device, job.run, arguments, options, torch.is_inference_mode_enabled())
         results = [self.pool.get_result(job.device) for job in jobs]
         _raise_first([error for _, error in results if error is not None])
-        of_teams = [velocities for (velocities, _), job in zip(results, jobs, strict=True) if job.is_first]
+        first = [job.exchange.rank == 0 for job in jobs]  # of its team, all of which have the same
+        of_teams = [velocities for (velocities, _), hands_on in zip(results, first, strict=True) if hands_on]
         return [torch.cat([part.to(context.device) for part in parts]) for parts in zip(*of_teams, strict=True)]
 
     def _jobs(self, rows: int, chunks: int) -> list[Job]:
@@ -195,7 +191,7 @@ class Run:
             members = slice(team * size, (team + 1) * size)
             mine = slice(team * each, (team + 1) * each)
             for device, exchange in zip(devices[members], Threads.team(devices[members]), strict=True):
-                jobs.append(Job(self.patchers[device], device, mine, Team(exchange, self.weights[members])))
+                jobs.append(Job(self.patchers[device], device, mine, exchange, self.weights[members]))
         return jobs
 
 

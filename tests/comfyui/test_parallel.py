@@ -281,7 +281,7 @@ def test_clones_that_were_unloaded(comfy, shared_out, model, conds):
 
 
 def test_one_gpu_changes_nothing(model, shared_out):
-    assert shared_out(model, 1) is model
+    assert shared_out(model, 1, "3, 2") is model
 
 
 @pytest.fixture

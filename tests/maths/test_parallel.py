@@ -226,7 +226,8 @@ def test_rows_come_before_tokens(rows, chunks, weights, count):
 
 
 @pytest.mark.parametrize(
-    ("text", "shares"), [("auto", (1, 1)), (" Auto ", (1, 1)), ("3,2", (3, 2)), (" 1.5 , 1 ", (1.5, 1)), ("3 2", (3, 2))]
+    ("text", "shares"),
+    [("auto", (1, 1)), (" Auto ", (1, 1)), ("3,2", (3, 2)), (" 1.5 , 1 ", (1.5, 1)), ("3 2", (3, 2))],
 )
 def test_shares(text, shares):
     assert parse_shares(text, 2) == shares

@@ -120,4 +120,5 @@ class Hollow(Exchange):
 
 
 if __name__ == "__main__":
-    torch.save(in_process(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])), Path(sys.argv[3], f"{sys.argv[1]}.pt"))
+    own, of, where = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.save(in_process(own, of, where), where / f"{own}.pt")
