@@ -271,7 +271,11 @@ HOOKS = (
     Name("comfy.supported_models_base.BASE.set_inference_dtype", "the dtype of the weights"),
 )
 
-SINCE = {"stg_self_attn_blocks": "0.33"}  # keys that are newer than the oldest ComfyUI
+SINCE = {  # keys that are newer than the oldest ComfyUI
+    "multigpu_clones": "0.24",
+    "multigpu_thread_pool": "0.24",
+    "stg_self_attn_blocks": "0.33",
+}
 KEYS = {  # by the module of ComfyUI that reads or writes them
     "comfy.samplers": {
         "conds": "what a step predicts",
