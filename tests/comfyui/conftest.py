@@ -19,7 +19,7 @@ def inference():
 
 
 def give_devices(monkeypatch, count):
-    """Give ComfyUI so many devices, for which the CPU stands where it computes there."""
+    """Give ComfyUI so many devices: the CPU stands for all of them, or there have to be so many."""
     pytest.importorskip("comfy.multigpu", reason="this ComfyUI has no engine for several devices")
     from comfy import model_management
 
@@ -32,12 +32,6 @@ def give_devices(monkeypatch, count):
 
 
 @pytest.fixture
-def four_devices(comfy, monkeypatch):
-    """Give ComfyUI four devices."""
-    give_devices(monkeypatch, 4)
-
-
-@pytest.fixture
 def over_two_devices(comfy, monkeypatch):
     """Core's MultiGPU CFG Split of a MODEL over two devices: each prediction on one."""
     give_devices(monkeypatch, 2)
@@ -46,8 +40,9 @@ def over_two_devices(comfy, monkeypatch):
 
 
 @pytest.fixture
-def shared_out(comfy, four_devices):
-    """Ovi Parallel on a MODEL."""
+def shared_out(comfy, monkeypatch):
+    """Ovi Parallel on a MODEL, where there are four devices."""
+    give_devices(monkeypatch, 4)
     return lambda model, gpus=2, shares="auto": comfy.run("OviParallel", model=model, gpus=gpus, shares=shares)[0]
 
 
