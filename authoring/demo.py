@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Clip:
     world: str  # as the stand-ins name it
     weights: Path
     prompt: str
+    sampling: Mapping[str, dict[str, Any]]  # by node type: what suits the weights
     start: Tensor  # the first frame [H, W, 3] of a scene like it, for workflows that start from an image
     describe: Callable[[Tensor, Tensor, Path], None]  # frames, waveform, and where the page goes
 
@@ -57,9 +58,7 @@ class Clip:
         return {
             "OviModelLoader": {"model_name": self.weights.name},
             "OviTextEncode": {"prompt": self.prompt, "video_negative": "", "audio_negative": ""},
-            "OviGuidance": {"audio_cfg": 2.0, "skip_blocks": "2"},
-            "CFGGuider": {"cfg": 2.0},
-            "OviScheduler": {"steps": 20},
+            **self.sampling,
             "EmptyOviLatent": size,
             "OviImageToVideo": size,
             "LoadImage": {"image": "start.png"},
@@ -79,7 +78,9 @@ def talking(syllables: Sequence[str] | None = None) -> Clip:
         print(f"    the prompt says {' '.join(scene.syllables)}, the recogniser hears {heard}")
         print(f"    {page.relative_to(ROOT)} shows the frames above the spectrogram, with the syllables")
 
-    return Clip("talking", WEIGHTS / "ovi_talking.safetensors", scene.caption, speech.frames([scene])[0, 0], describe)
+    sampling = _sampling(steps=10, cfg=1.0, skip_blocks="")  # a larger cfg of the video changes the face's colour
+    start = speech.frames([scene])[0, 0]
+    return Clip("talking", WEIGHTS / "ovi_talking.safetensors", scene.caption, sampling, start, describe)
 
 
 def bouncing() -> Clip:
@@ -90,7 +91,15 @@ def bouncing() -> Clip:
         seen, heard = measure.bounces(frames), measure.onsets(waveform)
         print(f"    the ball hits the floor at {listed(seen)} s, the bell rings at {listed(heard)} s")
 
-    return Clip("ball", WEIGHTS / "ovi_miniature.safetensors", scene.caption, world.frames(scene)[0], describe)
+    sampling = _sampling(steps=20, cfg=2.0, skip_blocks="2")
+    start = world.frames(scene)[0]
+    return Clip("ball", WEIGHTS / "ovi_miniature.safetensors", scene.caption, sampling, start, describe)
+
+
+def _sampling(steps: int, cfg: float, skip_blocks: str) -> dict[str, dict[str, Any]]:
+    """Return the settings of sampling, by node type."""
+    guidance = {"audio_cfg": 2.0, "skip_blocks": skip_blocks}
+    return {"OviGuidance": guidance, "CFGGuider": {"cfg": cfg}, "OviScheduler": {"steps": steps}}
 
 
 def said(text: str) -> list[str]:
