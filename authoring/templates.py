@@ -418,10 +418,10 @@ TEMPLATES = {
             "CLIPLoader": (0, 180, 400, 106),
             "VAELoader": (0, 340, 400, 58),
             "OviAudioVAELoader": (0, 450, 400, 82),
-            notes.MODEL_LINKS: (0, 640, 400, 340),
+            notes.MODEL_LINKS: (0, 640, 400, 220),
             "OviTrainingClips": (480, 0, 420, 460),
-            notes.ABOUT: (480, 560, 420, 420),
-            "PreviewImage": (980, 0, 520, 980),
+            notes.ABOUT: (480, 560, 420, 300),
+            "PreviewImage": (980, 0, 520, 860),
         },
         groups={
             "1 Your videos": ["LoadVideoTextDataSetFromFolder"],

@@ -36,13 +36,19 @@ class OviTrainingClips(io.ComfyNode):
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.Clip.Input("clip", tooltip="UMT5-XXL, from 'Load CLIP' with type wan."),
+                io.Video.Input(
+                    "videos", optional=True, tooltip="From 'Load Video-Text (from Folder)', with its texts as captions."
+                ),
                 io.String.Input(
                     "texts",
+                    optional=True,
                     force_input=True,
                     tooltip="Captions, one for each video or one for all. Without videos, each line is a prompt and "
                     "is encoded alone.",
                 ),
+                io.Clip.Input("clip", optional=True, tooltip="UMT5-XXL, from 'Load CLIP' with type wan."),
+                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for videos."),
+                io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for videos."),
                 io.String.Input(
                     "folder",
                     default="clips/my_clips",
@@ -89,11 +95,6 @@ class OviTrainingClips(io.ComfyNode):
                     default=False,
                     tooltip="Encode nothing, and only show which clips there would be.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="The Wan 2.2 VAE, for videos."),
-                io.Vae.Input("audio_vae", optional=True, tooltip="From 'Load Ovi Audio VAE', for videos."),
-                io.Video.Input(
-                    "videos", optional=True, tooltip="From 'Load Video-Text (from Folder)', with its texts as captions."
-                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -116,8 +117,6 @@ class OviTrainingClips(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip: list[Any],
-        texts: list[str],
         folder: list[str],
         prompt_style: list[str],
         size: list[int],
@@ -126,23 +125,26 @@ class OviTrainingClips(io.ComfyNode):
         cut: list[str],
         without_audio: list[str],
         preview_only: list[bool],
+        videos: list[Any] | None = None,
+        texts: list[str] | None = None,
+        clip: list[Any] | None = None,
         vae: list[Any] | None = None,
         audio_vae: list[Any] | None = None,
-        videos: list[Any] | None = None,
     ) -> io.NodeOutput:
         """Encode what is not written yet; show what is learned."""
         into = training.folder(folder[0])
+        encoders = training.Encoders(_first(clip), _first(vae), _first(audio_vae))
+        captions = training.captions(texts, encoders.text)
         if not videos:
             if preview_only[0]:
                 raise ValueError("There are no videos to preview: connect videos, or switch preview_only off.")
-            report = training.write_prompts(texts, prompt_style[0], clip[0], into)
+            report = training.write_prompts(captions, prompt_style[0], encoders.text, into)
             return cls._shown(footage.contact_sheet([], []), report)
+        require_vaes(encoders.video, encoders.audio)
         settings = planned.Settings(
             size[0] * size[0], length[0], shortest[0], cut[0], without_audio[0], prompt_style[0]
         )
-        encoders = training.Encoders(_first(vae), _first(audio_vae), clip[0])
-        require_vaes(encoders.video, encoders.audio)
-        report = planned.plan(videos, texts, settings)
+        report = planned.plan(videos, captions, settings)
         if not preview_only[0]:
             training.write_clips(report, settings, encoders, into)
         return cls._shown(planned.preview(report.clips), report)

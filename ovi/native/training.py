@@ -15,7 +15,6 @@ import comfy.latent_formats
 import comfy.model_management
 import comfy.utils
 import folder_paths
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,11 +31,11 @@ MADE_FROM = "made_from"  # in the metadata of a file
 
 @dataclass(frozen=True)
 class Encoders:
-    """ComfyUI's VAEs and text encoder."""
+    """ComfyUI's text encoder and VAEs; None for what is not connected."""
 
+    text: Any
     video: Any
     audio: Any
-    text: Any
 
 
 def folder(name: str) -> Path:
@@ -50,8 +49,17 @@ def folder(name: str) -> Path:
     return path
 
 
+def captions(texts: Sequence[str] | None, encoder: Any) -> Sequence[str]:
+    """Return the texts. Raises ValueError without any, and without a text encoder."""
+    if not texts:
+        raise ValueError("There are no texts: connect captions for videos, or prompts, to texts.")
+    if encoder is None:
+        raise ValueError("There are texts but no CLIP: connect 'Load CLIP', type wan, to clip.")
+    return texts
+
+
 def write_clips(report: Report, settings: Settings, encoders: Encoders, into: Path) -> None:
-    """Encode the clips of a plan that are not in a folder yet. Raises ValueError where an encoder gives NaN."""
+    """Encode the clips of a plan that are not in a folder yet. Raises ValueError for another CLIP than UMT5-XXL."""
     into.mkdir(parents=True, exist_ok=True)
     missing = [clip for clip in report.clips if not _is_written(into, clip.name, clip.made_from, clip.source.path)]
     report.kept = len(report.clips) - len(missing)
@@ -64,39 +72,52 @@ def write_clips(report: Report, settings: Settings, encoders: Encoders, into: Pa
         progress.update(1)
     for clip in missing:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        try:
-            tensors = _tensors(clip, settings, encoders, report)
-        except READ_ERRORS as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            report.clips.remove(clip)
-            report.leave_out(clip.name, error)
-        else:
+        tensors = _tensors(clip, settings, encoders, report)
+        if tensors:
             _write(into, clip.name, tensors | {"context": contexts[clip.text]}, clip.made_from)
             report.encoded += 1
+        else:
+            report.clips.remove(clip)
         progress.update(1)
     report.notes += _others(into, {clip.name for clip in report.clips})
 
 
 def _tensors(clip: Clip, settings: Settings, encoders: Encoders, report: Report) -> dict[str, Tensor]:
-    """Encode a clip to "video" [48, F, h, w], normalised, and "audio" [20, L]."""
+    """Encode a clip to "video" [48, F, h, w], normalised, and "audio" [20, L]; say why where that is not possible."""
+    try:
+        frames, wave = _media(clip, settings, encoders.audio.audio_sample_rate, report)
+    except READ_ERRORS as error:
+        report.leave_out(clip.name, error)
+        return {}
+    try:
+        video = encode(encoders.video, frames, f"frames of {clip.name}")
+        audio = encode(encoders.audio, wave.view(1, -1, 1), f"audio of {clip.name}")
+    except ValueError as error:  # NaN: anything else is no fault of the clip
+        report.leave_out(clip.name, error)
+        return {}
+    latents = geometry.audio_latents(len(frames))
+    return {"video": comfy.latent_formats.Wan22().process_in(video)[0], "audio": audio[0, :, :latents]}
+
+
+def _media(clip: Clip, settings: Settings, rate: int, report: Report) -> tuple[Tensor, Tensor]:
+    """Return a clip's frames [T, H, W, 3] in its size and its audio [S] at `rate`, and note what is odd about them.
+
+    Raises one of READ_ERRORS for a clip that cannot be read, or is to be left out.
+    """
     frames, audio = clip.source.read(clip.piece)
     length = footage.longest_within(len(frames), footage.lengths(settings.longest, settings.shortest))
     if length is None:
         raise ValueError(f"only {len(frames)} of its {clip.piece.frames} frames can be read")
     if length < clip.piece.frames:
         report.notes.append(f"{clip.name} has {length} frames: the video ends before the {clip.piece.frames} planned")
-    wave, notes = footage.wave(audio, length, encoders.audio.audio_sample_rate)
+    wave, notes = footage.wave(audio, length, rate)
     if footage.is_silent(wave):
         what = "it has no audio" if audio is None else "its audio is silent"
         if settings.without_audio == footage.SKIP:
             raise ValueError(f"{what} (without_audio is skip)")
         notes = [what]
     report.notes += [f"{clip.name}: {note}" for note in notes]
-    fitted = image.fit_frames(frames[:length], *clip.size, "crop", clip.name, antialias=True)
-    video = comfy.latent_formats.Wan22().process_in(encode(encoders.video, fitted, f"frames of {clip.name}"))
-    latents = encode(encoders.audio, wave.view(1, -1, 1), f"audio of {clip.name}")
-    return {"video": video[0], "audio": latents[0, :, : geometry.audio_latents(length)]}
+    return image.fit_frames(frames[:length], *clip.size, "crop", clip.name, antialias=True), wave
 
 
 def _context(encoder: Any, text: str, name: str, report: Report) -> Tensor:

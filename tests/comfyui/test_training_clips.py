@@ -68,10 +68,10 @@ def make(comfy, clip, inference, request):
     shutil.rmtree(comfy.base / "output" / into, ignore_errors=True)
 
     def make(videos, texts, vae=None, audio_vae=None, **changed):
-        given = SETTINGS | {"folder": into} | changed
+        given = {"clip": clip, "folder": into} | SETTINGS | changed
         given = {name: [value] for name, value in given.items()}
         vaes = {"vae": [vae or BlockVAE()], "audio_vae": [audio_vae or WindowVAE()]} if videos else {}
-        sheet, report = comfy.run("OviTrainingClips", clip=[clip], texts=texts, videos=videos, **vaes, **given)
+        sheet, report = comfy.run("OviTrainingClips", texts=texts, videos=videos, **vaes, **given)
         return sheet, report.splitlines(), comfy.base / "output" / into
 
     return make
@@ -242,6 +242,8 @@ def test_scenes(make, tmp_path):
         (1, ["a"], {"shortest": 121}, r"^The shortest clip has 121 frames, the longest 97: lower shortest\.$"),
         (1, ["a"], {"length": 96}, r"^The length must be 4n \+ 1 frames, got 96"),
         (0, ["a"], {"preview_only": True}, r"^There are no videos to preview"),
+        (1, None, {}, r"^There are no texts: connect captions for videos, or prompts, to texts\.$"),
+        (1, ["a"], {"clip": None}, r"^There are texts but no CLIP: connect 'Load CLIP'"),
     ],
 )
 def test_what_is_refused_before_anything_is_read(make, videos, texts, changed, message):
