@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -151,14 +152,16 @@ class Lora:
 class LoraLinear(nn.Module):
     """A frozen linear layer plus a trained product of two low-rank matrices, zero at first."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+    def __init__(self, base: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do."""
         super().__init__()
         self.base = base
         self.scale = scale
         self.dropout = dropout
-        device = base.weight.device
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device=device)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device=device)
+        inputs, outputs = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
+        device = next(chain(base.parameters(), base.buffers())).device
+        self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)
+        self.lora_B = nn.Linear(rank, outputs, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ def add_lora(model: OviModel, lora: Lora | int) -> None:
     model.requires_grad_(False)
     layers = {name: layer for name, layer in model.named_modules() if lora.has(name)}
     for name, layer in layers.items():
-        if isinstance(layer, nn.Linear):
+        if hasattr(layer, "in_features"):  # a linear layer, quantised or not
             model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
 
 

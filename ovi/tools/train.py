@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save_file
 
-from .. import checkpoint, quantised
+from .. import checkpoint
 from ..files import joined, naming, read_safetensors, shards
 from ..lora import add_lora, lora_file
 from ..model import OviModel
 from . import curves, options
 from .clips import Folder
 from .files import check_paths, exit_code, program
+from .frozen import FrozenLinear, freeze
 from .trainer import Trainer, writing
 
 if TYPE_CHECKING:
@@ -29,15 +30,20 @@ if TYPE_CHECKING:
 def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
     """Load an Ovi model from one file with both towers, or from two with one each; return it and the files' metadata.
 
-    Raises ValueError where the files are not a complete, valid Ovi model in 16 or 32 bits.
+    Quantised layers stay so, and only LoRAs can be trained on them. Raises ValueError where the files are not a
+    complete, valid Ovi model.
     """
     parts = [[read_safetensors(shard) for shard in shards(path)] for path in paths]
     with naming(*paths):
         sd, metadata, config = checkpoint.assemble(map(joined, parts))
-    if quantised.formats(sd) or any(t.is_floating_point() and t.itemsize == 1 for t in sd.values()):
-        raise ValueError(f"{paths[0]} is quantised, which cannot be trained; use a file in bf16, fp16 or fp32.")
     model = OviModel(config, device="meta")
-    model.load_state_dict(sd, assign=True)
+    left = freeze(model, sd)
+    if any(t.is_floating_point() and t.itemsize == 1 for t in left.values()):
+        raise ValueError(
+            f"{paths[0]} is quantised without scales, which cannot be trained; use a scaled file, or one in bf16, "
+            "fp16 or fp32."
+        )
+    model.load_state_dict(left, assign=True)
     return model, metadata
 
 
@@ -75,6 +81,8 @@ def _train(args: argparse.Namespace) -> int:
         )
     previews = _previews(args)
     model, metadata = load(args.model)
+    if not args.rank and any(isinstance(layer, FrozenLinear) for layer in model.modules()):
+        raise ValueError(f"{args.model[0]} is quantised, so only LoRAs can be trained on it; set --rank above 0.")
     if args.rank > model.config.dim:
         raise ValueError(f"--rank is {args.rank}, but the model's layers are {model.config.dim} wide.")
     folder = Folder(args.clips, model.config)
