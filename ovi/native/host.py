@@ -181,7 +181,7 @@ NAMES = (
     Name("comfy.patcher_extension.WrappersMP", "the kinds of wrappers"),
     Name("comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL", "wrappers of other nodes, such as EasyCache's"),
     Name("comfy.patcher_extension.WrappersMP.OUTER_SAMPLE", "a run's shapes and checks"),
-    Name("comfy.patcher_extension.WrappersMP.CALC_COND_BATCH", "prompts that change over time"),
+    Name("comfy.patcher_extension.WrappersMP.CALC_COND_BATCH", "prompts that change over time, several GPUs"),
     Name("comfy.patcher_extension.get_all_wrappers", "wrappers of other nodes", "(type, options)"),
     Name("comfy.samplers.CFGGuider.model_patcher", "the MODEL of a sampling run"),
     Name("comfy.samplers.CFGGuider.conds", "prompts that change over time"),
@@ -207,7 +207,6 @@ NAMES = (
     Name("comfy.model_patcher.ModelPatcher.wrappers", "whether a MODEL is shared out already"),
     Name("comfy.model_patcher.ModelPatcher.current_hooks", "LoRAs that change during a run"),
     Name("comfy.patcher_extension.WrappersMP.APPLY_MODEL", "whether a MODEL is compiled"),
-    Name("comfy.patcher_extension.WrappersMP.CALC_COND_BATCH", "sharing out instead of core's own split"),
     Name(
         "comfy.patcher_extension.get_wrappers_with_key",
         "whether a MODEL is compiled",

@@ -12,9 +12,9 @@ from support import ROOT
 
 NODES = {
     "EmptyOviLatent", "OviAnswer", "OviAudioVAELoader", "OviContinue", "OviDecode", "OviGuidance", "OviGuide",
-    "OviIdea", "OviImageToVideo", "OviJoin", "OviLoraLoader", "OviModelLoader", "OviPerson", "OviPrompt",
-    "OviReference", "OviRemake", "OviScheduler", "OviShot", "OviStoryboard", "OviTextEncode", "OviTimeline",
-    "OviUniPCSampler",
+    "OviIdea", "OviImageToVideo", "OviJoin", "OviLoraLoader", "OviModelLoader", "OviParallel", "OviPerson",
+    "OviPrompt", "OviReference", "OviRemake", "OviScheduler", "OviShot", "OviStoryboard", "OviTextEncode",
+    "OviTimeline", "OviTrainingClips", "OviUniPCSampler",
 }  # fmt: skip
 
 
