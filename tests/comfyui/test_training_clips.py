@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from ovi import geometry
 from ovi.files import read_safetensors
+from ovi.tools import train
 from ovi.tools.clips import Folder
 from support import golden_model
 from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
@@ -137,6 +138,22 @@ def test_frames_and_audio_of_a_later_piece_are_those_of_its_time(make, tmp_path,
     loudness = second["audio"].mean(0)
     times = begin + (torch.arange(len(loudness)) + 0.5) / geometry.AUDIO_LATENT_RATE
     torch.testing.assert_close(loudness[2:-2], times[2:-2] / SCALE * 2 / torch.pi, atol=0.004, rtol=0)
+
+
+def test_a_lora_is_trained_on_the_clips_and_loads(comfy, make, tmp_path):
+    """From videos to a LoRA that changes weights of both towers, through the node and the command line."""
+    video = of(write_video(tmp_path / "one.mp4", 2.2))
+    _, _, folder = make([video], ["A clip"])
+    out = comfy.models / "loras" / "of_clips.safetensors"
+    paths = [str(golden_model.MODEL), "--clips", str(folder), "--out", str(out)]
+    with torch.inference_mode(mode=False):
+        assert train.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "2", "--rank", "2"]) == 0
+    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "of_clips.safetensors")
+    names = {"model_name": "of_clips.safetensors", "second_model_name": "none", "weight_dtype": "default"}
+    (model,) = comfy.run("OviModelLoader", **names)
+    said = comfy.node["OviLoraLoader"].execute(model, out.name, 1.0, 1.0).ui.as_dict()["text"][0]
+    assert "Patched: 36 video weights at" in said
+    assert "Not loaded" not in said
 
 
 def test_what_is_written_is_not_encoded_again(make, tmp_path):
