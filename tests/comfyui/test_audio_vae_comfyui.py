@@ -96,10 +96,10 @@ def test_a_voice_as_ovi_person_encodes_it(comfy, vae, golden, name, rate, second
     cut_out = media.cut(audio, 1.0, seconds, 16000, "voice")
     assert cut_out.shape == wave.shape
     with torch.inference_mode():
-        model, wave = loaded_model(vae), cut_out[None].to(vae.device)
-        heard = model.mel_converter(wave)[0].cpu()
+        model, on_device = loaded_model(vae), cut_out[None].to(vae.device)
+        heard = model.mel_converter(on_device)[0].cpu()
         encoded = comfy.module("ovi.native.vae").encode_voice(vae, audio, 1.0, seconds)[0].mT
-        assert torch.equal(encoded, model.encode_audio(wave).mean[0].mT.cpu())
+        assert torch.equal(encoded, model.encode_audio(on_device).mean[0].mT.cpu())
     assert encoded.shape == latent.shape
     if same_resampler:
         close(cut_out, wave)
