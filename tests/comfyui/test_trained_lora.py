@@ -15,27 +15,31 @@ from support.training import clips, tensors
 pytestmark = pytest.mark.comfyui
 
 
-def test_lora_loads_back(comfy, tmp_path):
-    """The command line writes a LoRA that changes, through the node, every layer that it trained by its product."""
+@pytest.mark.parametrize(("options", "scale"), [([], 1.0), (["--alpha", "2"], 0.5)])
+def test_lora_loads_back(comfy, tmp_path, options, scale):
+    """The command line writes a LoRA that changes, through the node, every layer that it trained by its product.
+
+    The product counts alpha / rank.
+    """
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate(clips()):
         save_file(tensors(clip), tmp_path / "clips" / f"{i}.safetensors")
-    out = comfy.models / "loras" / "trained.safetensors"
+    out = comfy.models / "loras" / f"trained_{scale}.safetensors"
     paths = [str(golden_model.MODEL), "--clips", str(tmp_path / "clips"), "--out", str(out)]
-    assert train.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4"]) == 0
+    assert train.main([*paths, "--device", "cpu", "--lr", "0.01", "--steps", "3", "--rank", "4", *options]) == 0
     lora = load_file(out)
     shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "trained_on.safetensors")
     names = {"model_name": "trained_on.safetensors", "second_model_name": "none", "weight_dtype": "default"}
     with torch.inference_mode():
         (model,) = comfy.run("OviModelLoader", **names)
-        output = comfy.node["OviLoraLoader"].execute(model, "trained.safetensors", 1.0, 1.0)
+        output = comfy.node["OviLoraLoader"].execute(model, out.name, 1.0, 1.0)
         layers = {key.removesuffix(".lora_A.weight") for key in lora if ".lora_A." in key}
         assert len(layers) == 2 * 3 * (4 + 6 + 2)
         assert f"Patched: {len(layers) // 2} video weights at" in output.ui.as_dict()["text"][0]
         assert "Not loaded" not in output.ui.as_dict()["text"][0]
         patched, weights = output.args[0], golden_model.load().state_dict()
         for layer in layers:
-            change = lora[f"{layer}.lora_B.weight"].float() @ lora[f"{layer}.lora_A.weight"].float()
+            change = scale * lora[f"{layer}.lora_B.weight"].float() @ lora[f"{layer}.lora_A.weight"].float()
             assert change.abs().max() > 0, layer
             key = f"{layer}.weight"
             got = patched.patch_weight_to_device(key, return_weight=True).cpu()
