@@ -79,7 +79,7 @@ class Template:
 
 def layout(template: Template) -> dict[str, Any]:
     """Return what authoring/layout.js needs of a template, with its groups as left, top, right and bottom."""
-    files = FILES | {"OviModelLoader": [template.model]} | template.files
+    files = {**FILES, "OviModelLoader": [template.model], **template.files}
     models = {kind: [model_file(url) for url in urls] for kind, urls in files.items()}
     groups = {title: around([template.places[key] for key in keys]) for title, keys in template.groups.items()}
     texts = {notes.MODEL_LINKS: template.links, notes.ABOUT: template.about}
