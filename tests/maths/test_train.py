@@ -470,7 +470,7 @@ def test_wrong_files(folder, capsys, name, tensors, message):
 def test_fp8_is_not_trained(folder, capsys):
     store(folder, torch.float8_e4m3fn)
     assert train(folder, "--steps", "1") == 2
-    assert "is quantised, which cannot be trained" in capsys.readouterr().err
+    assert "is quantised without scales, which cannot be trained" in capsys.readouterr().err
 
 
 def test_no_clips(folder, capsys):
