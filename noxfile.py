@@ -190,7 +190,7 @@ def device(session: nox.Session) -> None:
         session.error(absent) if os.environ.get("CI") else session.skip(absent)
     comfyui = environment(session, DEVICE_ENV, ["device"])
     tests = session.posargs or ["tests/comfyui", *(f"--deselect=tests/comfyui/{test}" for test in NOT_ON_DEVICE)]
-    env = {"COMFYUI_PATH": str(comfyui), "POCL_DEVICES": "pthread pthread", "POCL_MAX_PTHREAD_COUNT": "1"}
+    env = {"COMFYUI_PATH": str(comfyui), "POCL_DEVICES": " ".join(4 * ["pthread"]), "POCL_MAX_PTHREAD_COUNT": "1"}
     env["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # tests/support/emulated.py loads it
     session.run(python(DEVICE_ENV), "-m", "pytest", "--device=emulated", *tests, external=True, env=env)
 

@@ -43,7 +43,7 @@ class Heard:
 
 def hear(waveforms: Tensor) -> list[Heard]:
     """Recognise what is said in waveforms."""
-    statistics = load_file(STATISTICS, device=str(waveforms.device))
+    statistics = {name: tensor.to(waveforms.device) for name, tensor in load_file(STATISTICS).items()}
     levels = measured(waveforms)[:, None, :, None]  # [N, 1, parts, 1, bands]
     mean, spread = (statistics[name][:, None] for name in ("mean", "spread"))  # [voices, 1, phones, bands]
     away = ((levels - mean) / spread).square().clamp(max=FARTHEST)

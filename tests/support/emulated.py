@@ -6,12 +6,13 @@ streams, no pinned memory, and not the kernels of a card with their dtypes.
 
 Importing this installs it, for the whole process. It needs torch-opencl, which PyTorch must not have loaded by itself
 (`TORCH_DEVICE_BACKEND_AUTOLOAD=0`), and pocl, which makes as many devices as `POCL_DEVICES` names: "pthread pthread"
-are two.
+are two, and Ovi Parallel is tested on four.
 """
 
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._storages: dict[int, tuple[StorageWeakRef, Tensor]] = {}  # a weak reference keeps its address from reuse
+        self._lock = threading.RLock()  # ComfyUI has a thread for each device
         self._prune_at = PRUNE
         self._peak: int | None = None
 
@@ -110,19 +112,19 @@ class Memory:
     def hold(self, x: Tensor, numbers: Tensor) -> None:
         """Make bytes on the CPU the numbers of a device tensor's storage."""
         storage = x.untyped_storage()
-        self._storages[storage._cdata] = (StorageWeakRef(storage), numbers)
-        if self._peak is not None:
-            self._peak = max(self._peak, self.bytes())
-        elif len(self._storages) > self._prune_at:
-            self.bytes()
-            self._prune_at = len(self._storages) + PRUNE
+        with self._lock:
+            self._storages[storage._cdata] = (StorageWeakRef(storage), numbers)
+            if self._peak is not None:
+                self._peak = max(self._peak, self.bytes())
+            elif len(self._storages) > self._prune_at:
+                self.bytes()
+                self._prune_at = len(self._storages) + PRUNE
 
     def bytes(self) -> int:
         """Return the bytes of the storages that live now, and let go of the others."""
-        for key, (storage, _) in list(self._storages.items()):
-            if storage.expired():
-                self._storages.pop(key, None)
-        return sum(len(numbers) for _, numbers in list(self._storages.values()))
+        with self._lock:
+            self._storages = {key: held for key, held in self._storages.items() if not held[0].expired()}
+            return sum(len(numbers) for _, numbers in self._storages.values())
 
     @contextmanager
     def peak(self) -> Iterator[list[int]]:
