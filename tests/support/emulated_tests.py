@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import pytest
 
 _GENERATOR = "torch-opencl has no random generator on the device (PrivateUse1HooksInterface.getNewGenerator)"
-_EVENTS = "torch-opencl has no events, which autograd asks for"
 
 CANNOT = {
     "test_native.py::test_core_samplers[res_multistep]": _GENERATOR,
