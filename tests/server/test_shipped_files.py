@@ -16,7 +16,7 @@ pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")
-def object_info(server, tmp_path_factory):
+def object_info(server, input_videos, tmp_path_factory):
     """The schemas of the server's nodes in a file."""
     path = tmp_path_factory.mktemp("schemas") / "object_info.json"
     path.write_text(json.dumps(server.get("/object_info")))
