@@ -5,6 +5,7 @@ ComfyUI's `nodes.py` and this pack's `nodes/` share a name, so ComfyUI's is impo
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -63,7 +64,10 @@ def comfy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if COMFYUI is None:
         pytest.skip("COMFYUI_PATH is not set; 'nox -s tests' sets it")
     device, dynamic_vram = (request.config.getoption(name) for name in ("--device", "--dynamic-vram"))
-    return Host(Path(COMFYUI), tmp_path_factory.mktemp("comfyui"), device, dynamic_vram=dynamic_vram)
+    host = Host(Path(COMFYUI), tmp_path_factory.mktemp("comfyui"), device, dynamic_vram=dynamic_vram)
+    gc.collect()
+    gc.freeze()  # what is loaded by now: garbage collections that look at it take most of the tests' time
+    return host
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 
 import pytest
@@ -41,9 +42,14 @@ def over_two_devices(comfy, monkeypatch):
 
 @pytest.fixture
 def shared_out(comfy, monkeypatch):
-    """Ovi Parallel on a MODEL, where there are four devices."""
+    """Ovi Parallel on a MODEL, where there are four devices.
+
+    Core's MODEL of several devices is a cycle of references. One that is collected while core counts what is loaded
+    makes it fail, so each is collected here.
+    """
     give_devices(monkeypatch, 4)
-    return lambda model, gpus=2, shares="auto": comfy.run("OviParallel", model=model, gpus=gpus, shares=shares)[0]
+    yield lambda model, gpus=2, shares="auto": comfy.run("OviParallel", model=model, gpus=gpus, shares=shares)[0]
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
