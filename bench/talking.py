@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 
-from miniature import WEIGHTS, judge, speech, world
+from miniature import WEIGHTS, judge, speech, text, world
 from miniature.figures import GRID, INK, LINES, PAPER
 
-MODEL, TEXT_ENCODER = WEIGHTS / "ovi_talking.safetensors", WEIGHTS / "umt5_talking.safetensors"
+MODEL = WEIGHTS / "ovi_talking.safetensors"
 
 DRAWS = 2000  # bootstrap samples
 HARM = 0.03  # more syllable errors, or less correlation, than a cache may be shown to bring for being harmless
@@ -192,7 +192,7 @@ def run(args: argparse.Namespace) -> None:
     scenes = [speech.scene(first_seed + i) for i in range(args.prompts)]
     results: dict[str, Result] = {}
     with torch.inference_mode():
-        clip = text_encoder(load_file(TEXT_ENCODER))
+        clip = text_encoder(load_file(text.TALKING))
         model, others = native.load([str(args.model or MODEL)]), judge.others(scenes)
         if not args.json:
             print(HEAD)

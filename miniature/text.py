@@ -19,6 +19,8 @@ from torch import Tensor
 from miniature import WEIGHTS, speech, world
 from miniature.initial import CONFIG
 
+TALKING = WEIGHTS / "umt5_talking.safetensors"  # the text encoder of the talking world
+
 PADDING, END, UNKNOWN = 0, 1, 2  # tokens
 FIRST = 3  # token of a word
 
@@ -131,4 +133,4 @@ def _bucket(distance: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    save_file(talking_weights(), WEIGHTS / "umt5_talking.safetensors")
+    save_file(talking_weights(), TALKING)

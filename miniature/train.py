@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 import torch
@@ -20,12 +22,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from miniature import WEIGHTS, figures, world
+from miniature import WEIGHTS, figures, text, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.initial import CONFIG, new_model
+from ovi import sampling
 from ovi.config import METADATA_KEY
 from ovi.flow import Sample, Settings
+from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
+from ovi.tools import train as tool
 from ovi.tools.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +40,7 @@ MIDDLE = slice(world.LEFT // 16, world.RIGHT // 16)  # the latent columns of the
 GROW = 1500  # first steps, which see only the middle of the stage: a third of the video's tokens
 GAPS = (0.1, 0.8), (0.6, 0.6), (0.8, 0.8)  # sigmas of video and audio at which the gap is measured
 EVERY = 125  # steps between two lines of the log, each with its saved state
+PART = 64  # clips that a process makes at once
 
 SETTINGS = Settings(
     batch=8,
@@ -53,33 +59,10 @@ CAPTIONS = [
 
 def text_encoder_weights(seed: int = 0) -> dict[str, Tensor]:
     """Return a random UMT5 of one layer, with ComfyUI's names, and a tokenizer trained on the captions."""
-    model = io.BytesIO()
     characters = {character for caption in CAPTIONS for character in caption if character != " "}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CAPTIONS + sorted(characters)), model_writer=model, vocab_size=128, model_type="bpe",
-        hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="identity",
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).vocab_size()
-    width, hidden, heads = CONFIG.text_dim, 2 * CONFIG.text_dim, 4
-    attention, gated = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
-    shapes = {f"{attention}.{name}.weight": (width, width) for name in "qkvo"}
-    shapes |= {
-        "shared.weight": (vocabulary, width),
-        f"{attention}.relative_attention_bias.weight": (32, heads),
-        f"{gated}.wi_0.weight": (hidden, width),
-        f"{gated}.wi_1.weight": (hidden, width),
-        f"{gated}.wo.weight": (width, hidden),
-    }
-    draw = torch.Generator().manual_seed(seed)
-    weights = {}
-    for key, shape in shapes.items():
-        scale = 1.0 if key == "shared.weight" else shape[1] ** -0.5
-        weights[key] = (torch.randn(shape, generator=draw) * scale).half()
-    norms = "encoder.block.0.layer.0.layer_norm", "encoder.block.0.layer.1.layer_norm", "encoder.final_layer_norm"
-    weights |= {f"{norm}.weight": torch.ones(width).half() for norm in norms}
-    weights["spiece_model"] = torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
-    return weights
+    spiece = text.tokenizer([*CAPTIONS, *sorted(characters)], "bpe", 128)
+    vocabulary = sentencepiece.SentencePieceProcessor(model_proto=spiece.numpy().tobytes()).vocab_size()
+    return text.layer(vocabulary, heads=4, seed=seed) | {"spiece_model": spiece}
 
 
 def encoded(comfyui: Path, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -159,18 +142,54 @@ def gap(model: OviModel, samples: Samples, sigmas: tuple[float, float]) -> float
     return with_other / with_own - 1
 
 
-def stored(path: Path, latents: Callable[[int], dict[str, Tensor]], seeds: Sequence[int]) -> dict[str, Tensor]:
+def stored(
+    path: Path, latents: Callable[[Sequence[int]], dict[str, Tensor]], seeds: Sequence[int], processes: int = 1
+) -> dict[str, Tensor]:
     """Load the latents of seeds, stacked, from a file, which is written first where it is missing."""
     if not path.exists():
-        each = [latents(seed) for seed in tqdm(seeds, desc="clips")]
-        save_file({name: torch.stack([one[name] for one in each]) for name in each[0]}, path)
+        parts = [seeds[i : i + PART] for i in range(0, len(seeds), PART)]
+        with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            each = list(tqdm(pool.map(latents, parts), total=len(parts), desc="clips"))
+        save_file({name: torch.cat([one[name] for one in each]) for name in each[0]}, path)
     return load_file(path)
+
+
+def stacked(each: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack the latents of clips."""
+    clips = list(each)
+    return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def latents_of(seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Return the latents of the scenes of seeds, stacked."""
+    return stacked(latents(world.scene(seed)) for seed in seeds)
 
 
 def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Samples:
     """Return the samples of some seeds, whose latents are kept under a name."""
     path = CACHE / f"{name}.safetensors"
-    return Samples(list(map(world.scene, seeds)), texts, stored(path, lambda seed: latents(world.scene(seed)), seeds))
+    return Samples(list(map(world.scene, seeds)), texts, stored(path, latents_of, seeds))
+
+
+def euler(
+    predict: Callable[[list[Any], float], Sequence[Tensor | None]], x: Sequence[Tensor | None], steps: int
+) -> list[Any]:
+    """Generate from noise by Euler's method; `predict` returns the velocities of latents at a sigma, None as there."""
+    latents = list(x)
+    for sigma, after in pairwise(sampling.flow_sigmas(steps, solver="euler").tolist()):
+        pairs = zip(latents, predict(latents, sigma), strict=True)
+        latents = [None if velocity is None else latent + (after - sigma) * velocity for latent, velocity in pairs]
+    return latents
+
+
+def lora_trainer(samples: Samples, settings: Settings, steps: int, empty: Tensor, rank: int) -> Trainer:
+    """Return a trainer of LoRAs of a rank on the shipped miniature."""
+    torch.manual_seed(settings.seed)  # the LoRAs' first weights
+    model, _ = tool.load([WEIGHTS / "ovi_miniature.safetensors"])
+    model.float()
+    lora = Lora(rank)
+    add_lora(model, lora)
+    return Trainer(model, samples, settings, steps, empty=empty, lora=lora)
 
 
 def arguments(about: str | None, steps: int, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,19 +7,16 @@ it the audio. .cache/miniature holds what can be computed again, as for `miniatu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from miniature import WEIGHTS, measure, train, world
+from miniature import measure, train, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.train import CACHE
-from ovi import sampling
 from ovi.flow import Settings
-from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.tools import train as tool
-from ovi.tools.trainer import Trainer
 
 RANK = 16
 CLIPS = 2048
@@ -40,15 +37,14 @@ def nearest(model: OviModel, samples: train.Samples, *, given: bool) -> float:
     text = torch.stack([one.context for one in shown])
     audio = torch.stack([one.audio for one in shown]).float()
     draw = torch.Generator().manual_seed(0)
-    x = [torch.randn((len(shown), *latent.shape), generator=draw) for latent in shown[0][:2]]
-    if given:
-        x[1] = audio
-    for sigma, after in pairwise(sampling.flow_sigmas(STEPS, solver="euler")):
-        timestep = torch.full((len(shown),), 1000 * float(sigma))
+    video, noise = (torch.randn((len(shown), *latent.shape), generator=draw) for latent in shown[0][:2])
+
+    def predict(x: list[Tensor], sigma: float) -> list[Tensor]:
+        timestep = torch.full((len(shown),), 1000 * sigma)
         velocities = model(x, (timestep, torch.zeros_like(timestep) if given else timestep), text)
-        x = [latent + (after - sigma) * velocity for latent, velocity in zip(x, velocities, strict=True)]
-        if given:
-            x[1] = audio
+        return [velocities[0], torch.zeros_like(audio)] if given else velocities
+
+    x = train.euler(predict, [video, audio if given else noise], STEPS)
     frames, waveforms = VideoCodec().decode(x[0]).movedim(1, -1) / 2 + 0.5, AudioCodec().decode(x[1])
     bounces, onsets = map(measure.bounces, frames), map(measure.onsets, waveforms)
     return 1000 * measure.nearest_distance(list(bounces), list(onsets))
@@ -62,12 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = train.encoded(args.comfyui, ["", *train.CAPTIONS])
     trained_on = train.samples("given_train", range(CLIPS), texts)
     held_out = train.samples("given_held_out", range(world.HELD_OUT, world.HELD_OUT + SHOWN), texts)
-    torch.manual_seed(SETTINGS.seed)  # the LoRA's first weights
-    model, _ = tool.load([WEIGHTS / "ovi_miniature.safetensors"])
-    model.float()
-    lora = Lora(RANK)
-    add_lora(model, lora)
-    trainer = Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""], lora=lora)
+    trainer = train.lora_trainer(trained_on, SETTINGS, args.steps, texts[""], RANK)
 
     def distances() -> dict[str, float]:
         return {

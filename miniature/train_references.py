@@ -6,7 +6,6 @@ It starts from the shipped miniature. .cache/miniature holds what can be compute
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,13 +13,10 @@ from torch import Tensor
 from miniature import WEIGHTS, measure, references, train, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.train import CACHE
-from ovi import sampling
 from ovi.flow import Sample, Settings
-from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.references import References
 from ovi.tools import train as tool
-from ovi.tools.trainer import Trainer
 
 RANK = 16
 CLIPS = 4096
@@ -47,10 +43,15 @@ def latents(seed: int) -> dict[str, Tensor]:
     return train.latents(scene) | {"image": train.video_latent(image), "recording": train.audio_latent(recording)}
 
 
+def latents_of(seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Return the latents of scenes and of their references, stacked."""
+    return train.stacked(map(latents, seeds))
+
+
 def samples(name: str, seeds: Sequence[int], texts: Mapping[str, Tensor]) -> Samples:
     """Return the samples of some seeds, whose latents are kept under a name."""
     path = CACHE / f"references_{name}.safetensors"
-    return Samples(list(map(references.scene, seeds)), texts, train.stored(path, latents, seeds))
+    return Samples(list(map(references.scene, seeds)), texts, train.stored(path, latents_of, seeds))
 
 
 @torch.no_grad()
@@ -63,10 +64,11 @@ def followed(model: OviModel, samples: Samples) -> tuple[float, float]:
     )
     draw = torch.Generator().manual_seed(0)
     x = [torch.randn((len(given), *latent.shape), generator=draw) for latent in given[0][:2]]
-    sigmas = sampling.flow_sigmas(STEPS, solver="euler")
-    for sigma, after in pairwise(sigmas):
-        velocities = model(x, torch.full((len(given),), 1000 * float(sigma)), text, references=persons)
-        x = [latent + (after - sigma) * velocity for latent, velocity in zip(x, velocities, strict=True)]
+
+    def predict(x: list[Tensor], sigma: float) -> list[Tensor]:
+        return model(x, torch.full((len(given),), 1000 * sigma), text, references=persons)
+
+    x = train.euler(predict, x, STEPS)
     frames, waveforms = VideoCodec().decode(x[0]).movedim(1, -1) / 2 + 0.5, AudioCodec().decode(x[1])
     colours = [measure.colour(clip) == scene.colour for clip, scene in zip(frames, samples.scenes, strict=True)]
     pitches = [measure.pitch(clip) == scene.pitch for clip, scene in zip(waveforms, samples.scenes, strict=True)]
@@ -81,12 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts = train.encoded(args.comfyui, ["", *CAPTIONS])
     trained_on = samples("train", range(CLIPS), texts)
     held_out = samples("held_out", range(world.HELD_OUT, world.HELD_OUT + SHOWN), texts)
-    torch.manual_seed(SETTINGS.seed)  # the LoRA's first weights
-    model, _ = tool.load([WEIGHTS / "ovi_miniature.safetensors"])
-    model.float()
-    lora = Lora(RANK)
-    add_lora(model, lora)
-    trainer = Trainer(model, trained_on, SETTINGS, args.steps, empty=texts[""], lora=lora)
+    trainer = train.lora_trainer(trained_on, SETTINGS, args.steps, texts[""], RANK)
 
     def shares() -> dict[str, float]:
         return dict(zip(("colour", "pitch"), followed(trainer.model, held_out), strict=True))

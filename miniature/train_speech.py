@@ -9,21 +9,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from miniature import WEIGHTS, figures, initial, judge, recogniser, speech, text, world
 from miniature.codecs import SPEECH, AudioCodec
-from miniature.train import CACHE, ROOT, logged, run, write
-from ovi import geometry, sampling
+from miniature.train import CACHE, ROOT, euler, logged, run, stored, write
+from ovi import geometry
 from ovi.flow import Noised, Sample, Settings, noised
 from ovi.model import OviModel
 from ovi.tools.train import check_device
@@ -32,9 +28,7 @@ from ovi.tools.trainer import Trainer, moved
 CONFIG = dataclasses.replace(initial.CONFIG, video_ffn_dim=80, audio_ffn_dim=80)  # small, for files of 32 MB in all
 ROWS = speech.HEIGHT // geometry.SIZE_MULTIPLE
 FIGURE = ROOT / "docs" / "miniature_talking_training.png"
-TEXT_ENCODER = WEIGHTS / "umt5_talking.safetensors"
 CLIPS, HELD_OUT = 16_384, 128
-PART = 64  # clips that a process makes at once
 WORDLESS = 8  # one of so many clips is trained without its syllables in the prompt
 GAP_SIGMA = 0.8
 SHOWN, SHOWN_STEPS, SHOWN_CFG = 32, 8, 2.0  # held-out clips that are generated for a line of the log, and how
@@ -53,7 +47,7 @@ class Samples:
         self.latents, self.video = latents, video
         scenes = [speech.scene(seed) for seed in seeds]
         captions = [each.wordless if i % WORDLESS == 0 else each.caption for i, each in enumerate(scenes)]
-        self.texts = text.contexts(captions, load_file(TEXT_ENCODER)).half()
+        self.texts = text.contexts(captions, load_file(text.TALKING)).half()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -65,26 +59,15 @@ class Samples:
 
 def latents(seeds: Sequence[int]) -> dict[str, Tensor]:
     """Return the latents of scenes."""
-    torch.set_num_threads(1)  # several processes do this at once
     video, audio = speech.latents([speech.scene(seed) for seed in seeds])
     return {"video": video.half(), "audio": audio.half()}
-
-
-def stored(path: Path, seeds: Sequence[int], processes: int) -> dict[str, Tensor]:
-    """Load the latents of seeds, stacked, from a file, which is written first where it is missing."""
-    if not path.exists():
-        parts = [seeds[i : i + PART] for i in range(0, len(seeds), PART)]
-        with ProcessPoolExecutor(processes) as pool:
-            each = list(tqdm(pool.map(latents, parts), total=len(parts), desc="clips"))
-        save_file({name: torch.cat([one[name] for one in each]) for name in each[0]}, path)
-    return load_file(path)
 
 
 class Held:
     """Held-out scenes, on which what a model has learned is measured."""
 
     def __init__(self, latents: Mapping[str, Tensor], device: torch.device) -> None:
-        weights = load_file(TEXT_ENCODER)
+        weights = load_file(text.TALKING)
         self.scenes = [speech.scene(seed) for seed in range(world.HELD_OUT, world.HELD_OUT + HELD_OUT)]
         self.x0 = [latents[name].float().to(device) for name in ("video", "audio")]
         draw = torch.Generator().manual_seed(0)
@@ -128,14 +111,17 @@ class Held:
         """Generate the latents of the first `count` scenes by Euler's method; without `video` the audio's alone."""
         x = [self.noise[0][:count] if video else None, self.noise[1][:count]]
         texts = [model.embed_texts(x, context) for context in (self.own[:count], self.empty.expand(count, -1, -1))]
-        for sigma, after in pairwise(sampling.flow_sigmas(SHOWN_STEPS, solver="euler").tolist()):
+
+        def predict(x: list[Tensor | None], sigma: float) -> list[Tensor | None]:
             timestep = torch.full((count,), 1000 * sigma, device=self.own.device)
-            positive, negative = (model.velocities(x, timestep, each) for each in texts)
-            x = [
-                None if latent is None else latent + (after - sigma) * (without + SHOWN_CFG * (with_text - without))
-                for latent, with_text, without in zip(x, positive, negative, strict=True)
+            pairs = zip(*(model.velocities(x, timestep, each) for each in texts), strict=True)
+            return [
+                None if with_text is None or without is None else without + SHOWN_CFG * (with_text - without)
+                for with_text, without in pairs
             ]
-        return x[0], x[1]
+
+        video_latents, audio_latents = euler(predict, x, SHOWN_STEPS)
+        return video_latents, audio_latents
 
 
 class Pass(nn.Module):
@@ -214,8 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_device(args.device)
     CACHE.mkdir(parents=True, exist_ok=True)
     held_out = range(world.HELD_OUT, world.HELD_OUT + HELD_OUT)
-    train = stored(CACHE / "speech_train.safetensors", range(CLIPS), args.threads)
-    held = Held(stored(CACHE / "speech_held_out.safetensors", held_out, args.threads), torch.device(args.device))
+    train = stored(CACHE / "speech_train.safetensors", latents, range(CLIPS), args.threads)
+    kept = stored(CACHE / "speech_held_out.safetensors", latents, held_out, args.threads)
+    held = Held(kept, torch.device(args.device))
     torch.set_num_threads(args.threads)
     model = initial.new_model(CONFIG, ROWS).to(args.device)
     alone, joint = (dataclasses.replace(settings, batch=args.batch) for settings in (ALONE, JOINT))

@@ -63,7 +63,7 @@ def test_the_text_encoder_of_the_talking_world(nodes):
     clip = nodes.OviMiniatureText.execute("talking").args[0]
     captions = ["", "small says ma", *(speech.scene(seed).caption for seed in SEEDS)]
     encoded = [clip.encode_from_tokens(clip.tokenize(caption, disable_weights=True)) for caption in captions]
-    wanted = text.contexts(captions, load_file(WEIGHTS / "umt5_talking.safetensors"))
+    wanted = text.contexts(captions, load_file(text.TALKING))
     torch.testing.assert_close(torch.cat(encoded), wanted, atol=1e-5, rtol=0)
 
 

@@ -26,7 +26,7 @@ def observed(comfy):
     from miniature.nodes import text_encoder
     from ovi import native
 
-    model, clip = native.load([str(talking.MODEL)]), text_encoder(load_file(talking.TEXT_ENCODER))
+    model, clip = native.load([str(talking.MODEL)]), text_encoder(load_file(text.TALKING))
     rows = {row.name: row for row in talking_rows.rows(talking.MODEL)}
     assert len(rows) == len(talking_rows.rows(talking.MODEL)) <= 57  # 60 with those of a LoRA
 
@@ -112,7 +112,7 @@ def test_ksampler_and_ovi_decode_are_the_plain_loop(comfy):
     plain = OviModel(train_speech.CONFIG)
     plain.load_state_dict({name: tensor.float() for name, tensor in load_file(talking.MODEL).items()})
     x = list(noise(3, [part.shape for part in latent["samples"].unbind()]))
-    contexts = text.contexts([SCENES[0].caption, ""], load_file(talking.TEXT_ENCODER)).split(1)
+    contexts = text.contexts([SCENES[0].caption, ""], load_file(text.TALKING)).split(1)
     sigmas = samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps).tolist()
     for sigma, after in pairwise(sigmas):
         positive, negative = (plain(x, torch.tensor([1000 * sigma]), each) for each in contexts)

@@ -7,7 +7,7 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file
 
-from miniature import WEIGHTS, codecs, speech, text, world
+from miniature import codecs, speech, text, world
 
 SCENES = [speech.scene(seed) for seed in range(world.HELD_OUT, world.HELD_OUT + 60)]
 
@@ -89,7 +89,7 @@ def test_latents():
 @pytest.fixture(scope="module")
 def encoder():
     """The shipped text encoder of the world."""
-    return load_file(WEIGHTS / "umt5_talking.safetensors")
+    return load_file(text.TALKING)
 
 
 def test_the_text_encoder_is_what_is_shipped(encoder):

@@ -32,7 +32,7 @@ def test_samples():
     scenes = [speech.scene(seed) for seed in seeds]
     captions = [scene.caption for scene in scenes]
     captions[0], captions[8] = scenes[0].wordless, scenes[8].wordless
-    expected = text.contexts(captions, load_file(train_speech.TEXT_ENCODER)).half()
+    expected = text.contexts(captions, load_file(text.TALKING)).half()
     assert all(torch.equal(samples[i].context, expected[i]) for i in seeds)
 
 
