@@ -158,6 +158,7 @@ class LoraLinear(nn.Module):
         self.base = base
         self.scale = scale
         self.dropout = dropout
+        # To the type checker, what a module holds is a tensor or a module.
         inputs, outputs = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
         device = next(chain(base.parameters(), base.buffers())).device
         self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)

@@ -5,7 +5,6 @@ A file is complete or absent, and is not made again unless its video, its captio
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from .. import footage, geometry, image, prompt
 from ..config import TEXT_LEN
 from ..quote import quoted
+from ..writing import writing
 from .footage import READ_ERRORS, Clip, Report, Settings
 from .text import encode as encode_text
 from .vae import encode
@@ -61,7 +61,10 @@ def captions(texts: Sequence[str] | None, encoder: Any) -> Sequence[str]:
 def write_clips(report: Report, settings: Settings, encoders: Encoders, into: Path) -> None:
     """Encode the clips of a plan that are not in a folder yet. Raises ValueError for another CLIP than UMT5-XXL."""
     into.mkdir(parents=True, exist_ok=True)
-    missing = [clip for clip in report.clips if not _is_written(into, clip.name, clip.made_from, clip.source.path)]
+    # What a video in memory shows is not in the fingerprint, so its clips are encoded each time.
+    missing = [
+        clip for clip in report.clips if clip.source.path is None or not _is_written(into, clip.name, clip.made_from)
+    ]
     report.kept = len(report.clips) - len(missing)
     progress = comfy.utils.ProgressBar(2 * len(missing))
     contexts: dict[str, Tensor] = {}  # the text encoder is loaded once, for all captions
@@ -155,10 +158,10 @@ def write_prompts(texts: Sequence[str], style: str, encoder: Any, into: Path) ->
     return report
 
 
-def _is_written(into: Path, name: str, made_from: str, source: Path | None = Path()) -> bool:
-    """Return whether the file of a clip is there and up to date; that of a video in memory never is."""
+def _is_written(into: Path, name: str, made_from: str) -> bool:
+    """Return whether a file is there and up to date."""
     path = into / f"{name}.safetensors"
-    if source is None or not path.is_file():
+    if not path.is_file():
         return False
     try:
         with safe_open(path, framework="pt") as file:
@@ -168,11 +171,10 @@ def _is_written(into: Path, name: str, made_from: str, source: Path | None = Pat
 
 
 def _write(into: Path, name: str, tensors: Mapping[str, Tensor], made_from: str) -> None:
-    """Write a file in one step: it is complete or absent."""
-    part = into / f"{name}.part"
+    """Write a file, complete or not at all. Raises OSError where it cannot be written."""
     plain = {key: tensor.detach().float().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(plain, part, metadata={MADE_FROM: made_from})
-    os.replace(part, into / f"{name}.safetensors")
+    with writing(into / f"{name}.safetensors") as part:
+        save_file(plain, part, metadata={MADE_FROM: made_from})
 
 
 def _others(into: Path, names: set[str]) -> list[str]:

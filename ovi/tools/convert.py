@@ -21,7 +21,8 @@ from torch import Tensor
 from .. import audio_vae, checkpoint, quantised
 from ..audio_vae import SOURCES, VAE, VOCODER
 from ..files import NAMES, MappedFile, joined, naming, read_tensors, shards
-from .files import check_paths, complete, exit_code, program
+from ..writing import complete
+from .files import check_paths, exit_code, program
 
 # What is quantised; the rest of a block is not: norms, modulation, biases, and the fusion's key projections.
 MATRIX = re.compile(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from .files import complete
+from ..writing import complete
 
 Losses = Sequence[tuple[float, float]]  # of each step: the video's, the audio's
 

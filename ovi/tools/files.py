@@ -1,4 +1,4 @@
-"""What the command lines share: outputs that are complete or absent, and errors in one line."""
+"""What the command lines share: the checks of their files, and errors in one line."""
 
 from __future__ import annotations
 
@@ -6,52 +6,13 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..writing import temporary
+
 INTERRUPTED = 130  # the exit code
-
-
-def temporary(path: Path) -> Path:
-    """Return the name under which a file is written until it is complete."""
-    return path.with_name(f"{path.name}.part")
-
-
-@contextmanager
-def complete(*paths: Path) -> Iterator[list[Path]]:
-    """Write files so that they are complete or absent: yield temporary paths, and rename all of them at the end.
-
-    Where the writing fails, the temporary files are deleted and existing files stay as they were.
-    """
-    parts = [temporary(path) for path in paths]
-    try:
-        yield parts
-        for part, path in zip(parts, paths, strict=True):
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
-            if path.is_dir():  # before any of them is renamed
-                raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
-    except BaseException:
-        for part in parts:
-            part.unlink(missing_ok=True)
-        raise
-    for part, path in zip(parts, paths, strict=True):
-        part.replace(path)
-    for folder in {path.parent for path in paths}:
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write the names of a folder's files to the disk, where the system can (Windows does not open folders)."""
-    if os.name == "posix":
-        with suppress(OSError):  # folders that cannot be read, and some network file systems
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def check_paths(inputs: Sequence[Path], outputs: Sequence[Path], *, force: bool = False) -> None:

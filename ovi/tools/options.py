@@ -14,7 +14,7 @@ import torch
 
 from ..flow import OPTIMIZERS, SCHEDULES, Settings
 from ..lora import LORA_LAYERS, LORA_TOWERS, Lora
-from .files import complete
+from ..writing import complete
 
 LARGEST = 2**20  # bytes of a TOML file
 ABOUT = {  # of the settings, in the order of the help

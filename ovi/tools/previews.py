@@ -13,8 +13,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from ..writing import complete
 from . import batch
-from .files import INTERRUPTED, complete
+from .files import INTERRUPTED
 from .server import Prompt
 from .table import TEXT_TO_VIDEO, Row, load, read
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .files import complete
+from ..writing import complete
 from .server import Prompt, Ticket
 from .table import Row
 

@@ -17,11 +17,12 @@ from .. import checkpoint
 from ..files import joined, naming, read_safetensors, shards
 from ..lora import add_lora, lora_file
 from ..model import OviModel
+from ..writing import writing
 from . import curves, options
 from .clips import Folder
 from .files import check_paths, exit_code, program
 from .frozen import FrozenLinear, freeze
-from .trainer import Trainer, writing
+from .trainer import Trainer
 
 if TYPE_CHECKING:
     from .previews import Previews

@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
@@ -24,7 +22,7 @@ from ..flow import Noised, Samples, Settings, divided, losses, noised, shares
 from ..lora import Lora
 from ..model import OviModel
 from ..references import References
-from .files import complete
+from ..writing import writing
 from .optimizers import learning_rate, optimizer
 
 STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved, beside the clips' names
@@ -101,11 +99,11 @@ class Trainer:
         for part, (of_video, of_audio) in zip(parts, shares(batch, parts), strict=True):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 video, audio = losses(self.call, moved(part, self.device))
-            if len(parts) > 1:
-                video, audio = of_video * video, of_audio * audio
+            video, audio = of_video * video, of_audio * audio
             (video + self.settings.audio_weight * audio).backward()
             found.append((video.detach(), audio.detach()))
-        return sum(video for video, _ in found), sum(audio for _, audio in found)  # type: ignore[return-value]
+        videos, audios = zip(*found, strict=True)
+        return torch.stack(videos).sum(), torch.stack(audios).sum()
 
     def step(self) -> tuple[float, float]:
         """Take the next step; return its losses for video and audio.
@@ -232,14 +230,3 @@ def _described(settings: Settings, lora: Lora | None) -> dict[str, Any]:
         shared = {"alpha": lora.alpha, "dropout": lora.dropout, "layers": tuple(lora.layers), "tower": lora.tower}
         described |= {f"LoRA {name}": value for name, value in shared.items()}
     return described
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Write a file, complete or not at all. What PyTorch and safetensors raise on a full disk becomes an OSError."""
-    with complete(path) as (part,):
-        try:
-            yield part
-        except (RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise OSError(f"{path} could not be written ({reason}); is the disk full?") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ovi.tools.files import check_paths, complete, exit_code
+from ovi.tools.files import check_paths, exit_code
+from ovi.writing import complete
 
 
 def write(*paths, interrupted=False):
