@@ -45,6 +45,11 @@ def truncations(named: Mapping[str, EncodedText]) -> list[str]:
     ]
 
 
+def encode_negatives(clip: Any, video: str, audio: str) -> dict[str, EncodedText]:
+    """Encode a negative prompt for each tower, by the name that notes have for it."""
+    return {"Video negative": encode(clip, video), "Audio negative": encode(clip, audio)}
+
+
 def negative_inputs() -> list[io.Input]:
     """Return inputs for a negative prompt of each tower."""
     # In one line: boxes for several would have no labels, and be as large as the prompt's.
@@ -100,16 +105,13 @@ class OviTextEncode(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode the three texts, and show on the node what was changed in them."""
         formatted = ovi_prompt.format_prompt(prompt, prompt_style)
-        positive, for_video, for_audio = (
-            encode(clip, text) for text in (formatted.text, video_negative, audio_negative)
-        )
-        named = {"Prompt": positive, "Video negative": for_video, "Audio negative": for_audio}
-        notes = truncations(named)
+        positive, negatives = encode(clip, formatted.text), encode_negatives(clip, video_negative, audio_negative)
+        notes = truncations({"Prompt": positive, **negatives})
         notes += [*ovi_prompt.doubts(prompt, prompt_style), *formatted.notes]
         if not positive.truncated:
             notes.append(f"Prompt: {positive.tokens} of {TEXT_LEN} tokens")
         style = {STYLE_KEY: prompt_style}
-        both = positive.conditioning, beside(for_video, for_audio)
+        both = positive.conditioning, beside(*negatives.values())
         prompts = (node_helpers.conditioning_set_values(each, style) for each in both)
         return io.NodeOutput(*prompts, ui=show(cls, notes))
 
@@ -165,8 +167,7 @@ class OviTimeline(io.ComfyNode):
             changes += [f"{name}: {note}" for note in formatted.notes]
             time = {TIME_KEY: (stretch.start, stretch.end)} if len(read.stretches) > 1 else {}
             positive += node_helpers.conditioning_set_values(encoded.conditioning, style | time)
-        negatives = [encode(clip, text) for text in (video_negative, audio_negative)]
-        named |= dict(zip(("Video negative", "Audio negative"), negatives, strict=True))
-        negative = node_helpers.conditioning_set_values(beside(*negatives), style)
-        notes = [*truncations(named), read.summary, *read.notes, *changes]
+        negatives = encode_negatives(clip, video_negative, audio_negative)
+        negative = node_helpers.conditioning_set_values(beside(*negatives.values()), style)
+        notes = [*truncations(named | negatives), read.summary, *read.notes, *changes]
         return io.NodeOutput(positive, negative, ui=show(cls, notes))
