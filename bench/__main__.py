@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import comfyui, trace
 from bench.floor import floor
 from bench.transcription import Transcription
+from bench.weights import CONFIG, draw
 from ovi import geometry
 from ovi.config import OviConfig
 from ovi.model import OviModel
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 ROUNDS = 10
-# A third of the Ovi release's width, with its ratios.
-CONFIG = OviConfig(dim=1024, num_layers=4, num_heads=8, video_ffn_dim=4784, audio_ffn_dim=4784, audio_patch_dim=2816)
 TOKENS_PER_FRAME = 256  # 16 x 16: a latent frame of 32 x 32
 TARGET = (torch.float32, 4096)
 ROWS = [(torch.float32, 1024), TARGET, (torch.float32, 8192), (torch.bfloat16, 1024), (torch.bfloat16, 4096)]
@@ -42,8 +41,7 @@ def models(dtype: torch.dtype, layers: int = CONFIG.num_layers) -> dict[str, Any
     config = dataclasses.replace(CONFIG, num_layers=layers)
     torch.manual_seed(0)
     plain = OviModel(config, dtype=dtype)
-    for name, parameter in plain.named_parameters():
-        nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.02)
+    draw(plain)
     ovi = comfyui.ovi(config, dtype=dtype)
     ovi.load_state_dict(plain.state_dict())
     transcription = Transcription(dataclasses.replace(config, num_layers=0), dtype=dtype)

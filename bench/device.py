@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import comfyui, memory, trace
+from bench.weights import draw
 from ovi import audio_vae, geometry
 from ovi.config import OviConfig
 from ovi.model import OviModel
@@ -66,8 +67,7 @@ def measure(run: Callable[[], Any], device: torch.device, turns: int = TURNS) ->
 def random_model(config: OviConfig, device: torch.device) -> OviModel:
     """Return Ovi as ComfyUI runs it, in bfloat16, with random weights that keep its numbers near unit size."""
     model = comfyui.ovi(config, device=device, dtype=torch.bfloat16)
-    for name, parameter in model.named_parameters():
-        nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.02)
+    draw(model)
     return model.eval().requires_grad_(False)
 
 

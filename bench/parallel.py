@@ -6,22 +6,23 @@ CPU time of each rank, which leaves out what the ranks wait for each other.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from bench import trace
+from bench.weights import CONFIG, draw
 from ovi.config import OviConfig
 from ovi.model import OviModel
 from ovi.parallel import Team, Threads
 
 RANKS = (1, 2, 4)
 PASSES = 1  # that are measured, the fastest of them, after one that does not count
-CPU = OviConfig(dim=1024, num_layers=1, num_heads=8, video_ffn_dim=4784, audio_ffn_dim=4784, audio_patch_dim=2816)
+CPU = dataclasses.replace(CONFIG, num_layers=1)
 CPU_SHAPES = [(1, 48, 16, 32, 32), (1, 20, 79)]  # 4096 tokens of the video
 
 
@@ -46,8 +47,7 @@ def _rank(exchange: Threads, config: OviConfig, shapes: Sequence[tuple[int, ...]
     try:
         torch.manual_seed(0)
         model = OviModel(config, device=device, dtype=dtype).eval().requires_grad_(False)
-        for name, parameter in model.named_parameters():
-            nn.init.normal_(parameter, mean=float("norm" in name and name.endswith("weight")), std=0.02)
+        draw(model)
         latents = [torch.randn(shape, device=device, dtype=dtype) for shape in shapes]
         text = torch.randn(1, config.text_len, config.text_dim, device=device, dtype=dtype)
         seconds = []
