@@ -44,16 +44,17 @@ def test_a_training_from_a_file(folder):
     out = folder / "out.safetensors"
     first = load_file(out)
     assert all(".ffn." in key for key in first)
-    assert (folder / "out_0000002.safetensors").read_bytes() == out.read_bytes()
+    kept = load_file(folder / "out_0000002.safetensors")
+    assert all(torch.equal(tensor, first[key]) for key, tensor in kept.items())
     assert not (folder / "out_0000001.safetensors").exists()  # of the results on the way, the last one is kept
     state = torch.load(f"{out}.state")
     assert (state["settings"]["lr"], state["settings"]["given_audio"]) == (1.0, 0.5)
-    kept = shutil.move(folder / "out.safetensors.toml", folder / "again.toml")
+    again = shutil.move(folder / "out.safetensors.toml", folder / "again.toml")
     for left in folder.glob("out*"):
         left.unlink()
-    assert tool.main(["--config", str(kept)]) == 0
+    assert tool.main(["--config", str(again)]) == 0
     assert all(torch.equal(tensor, first[key]) for key, tensor in load_file(out).items())
-    assert (folder / "out.safetensors.toml").read_text() == (folder / "again.toml").read_text()
+    assert (folder / "out.safetensors.toml").read_text() == again.read_text()
 
 
 @pytest.mark.parametrize(
