@@ -223,6 +223,15 @@ ABOUT_GUIDES = (
     "**More, or fewer**: open the blue-marked node; each *Ovi Guide* takes the latent of the one before. It takes a "
     "stretch of frames or of audio, too.\n\n" + _PROMPT + _SEED + _TRAINED
 )
+ABOUT_SEVERAL_GPUS = (
+    "**Ovi Parallel** shares out every pass of the model: on two GPUs the positive pass on one and the negative pass "
+    "on the other; on more of them, a part of each frame too. Every GPU holds the whole model. `gpus` is their number; "
+    "1 changes nothing.\n\n"
+    "**Select VAE Device** decodes the video on the second GPU, so that the model need not make room on the first: "
+    "`gpu:0` is the first, `gpu:1` the second. Where there is no such GPU, nothing changes.\n\n"
+    "**Not yet run** on several GPUs: that the clip stays the same was tested on devices that a CPU stood for.\n\n"
+    "**Many clips** are faster with one ComfyUI for each GPU: see `docs/parallel.md` of this pack.\n\n" + _SEED
+)
 ABOUT_TRAINING_CLIPS = (
     "**Your videos**: make the folder `my_videos` in ComfyUI's `input` folder. Put the videos into it, and beside each "
     "a text file of the same name with its caption, as you would write a prompt. Press R, and choose the folder.\n\n"

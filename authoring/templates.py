@@ -384,6 +384,32 @@ TEMPLATES = {
         model=notes.DREAMID_FP8,
         boxes=[MODELS],
     ),
+    "Ovi Several GPUs": Template(
+        prompt="ovi_several_gpus",
+        places={
+            "OviModelLoader": (0, 0, 270, 106),
+            "OviParallel": (306, 0, 210, 82),
+            "CLIPLoader": (0, 160, 270, 106),
+            "VAELoader": (0, 330, 270, 58),
+            "SelectVAEDevice": (306, 330, 210, 58),
+            "OviAudioVAELoader": (0, 450, 270, 82),
+            notes.MODEL_LINKS: (0, 600, 516, 240),
+            "OviGuidance": (564, 0, 136, 0),
+            notes.VIDEO_NEGATIVE: (564, 190, 210, 90),
+            notes.AUDIO_NEGATIVE: (564, 330, 210, 90),
+            "OviTextEncode": (800, 40, 310, 380),
+            SIZE_AND_SEED.title: (1146, 0, 210, 320),
+            "OviDecode": (1392, 0, 210, 410),
+            "CreateVideo": (1632, 0, 134, 0),
+            "SaveVideo": (1632, 70, 250, 400),
+            notes.ABOUT: (800, 520, 802, 230),
+        },
+        groups={"1 Load models on several GPUs": [*LOADED, "OviParallel", "SelectVAEDevice"]}
+        | {title: keys for title, keys in GROUPS.items() if keys is not LOADED},
+        about=notes.ABOUT_SEVERAL_GPUS,
+        boxes=[SIZE_AND_SEED],
+        feeds=FEEDS,
+    ),
     "Ovi Storyboard 1 Three Shots": Template(
         prompt="ovi_storyboard",
         places={

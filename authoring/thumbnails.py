@@ -263,6 +263,10 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             *beside(studio.of_person(other, "large", 4), 212),
         ],
         "Ovi Person 3 Story": [*given(one, 16), *cuts(takes)],
+        "Ovi Several GPUs": [
+            *(part for i in range(2) for part in gpu(16 + 196 * i, f"GPU {i + 1}")), arrow(200, 120),
+            *below(studio.from_text("green", 5)),
+        ],
         "Ovi Storyboard 1 Three Shots": [
             *page(), *cuts([studio.from_text(colour, 2) for colour in ("blue", "yellow", "green")]),
         ],
@@ -271,6 +275,12 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             [studio.from_text(colour, seed) for seed in (2, 5) for colour in ("blue", "yellow", "green", "red")]
         ),
     }  # fmt: skip
+
+
+def gpu(x: float, name: str) -> list[str]:
+    """A graphics card, with its name on it."""
+    pins = [box(x + 20 + 17 * i, 98, 9, 12, LINE) for i in range(8)]
+    return [box(x, 20, 172, 78, NODE, rx=8, stroke=LINE), words(x + 86, 67, name, 24), *pins]
 
 
 def below(clip: Clip) -> list[str]:

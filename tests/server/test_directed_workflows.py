@@ -81,6 +81,16 @@ def test_a_clip_upscaled_at_48_frames_a_second(server):
     assert np.abs(wave).max() > 0.01
 
 
+def test_one_gpu_where_several_are_asked_for(server):
+    """The node says what there is; with one GPU the workflow runs, whatever device is chosen for the VAE."""
+    prompt = fitted("ovi_several_gpus", width=32, height=32, length=5, steps=1)
+    entry = server.wait(server.queue(prompt))
+    assert "Ovi Parallel is set to 2 GPUs, but ComfyUI has 1" in error(entry)
+    node_of(prompt, "OviParallel")["inputs"]["gpus"] = 1
+    (clip,) = server.run(prompt)
+    assert len(read_clip(clip)[0]) == 5
+
+
 def test_a_second_pass_leaves_the_audio(server):
     """The frames are larger; the audio is that of the first pass, sample for sample."""
     both_passes, first_pass = (fitted("ovi_second_pass", length=5, steps=2) for _ in range(2))
