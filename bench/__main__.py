@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import comfyui, trace
+from bench import comfyui, parallel, trace
 from bench.floor import floor
 from bench.transcription import Transcription
 from bench.weights import CONFIG, draw
@@ -218,6 +218,8 @@ Peak of a forward pass besides the weights, of the full-size model in bf16, trac
     for clip in CLIPS:
         for batch in (1, 2):
             yield memory(OviConfig(), batch, clip)
+    yield ""
+    yield from parallel.rows()
 
 
 def main() -> None:

@@ -82,6 +82,7 @@ a CPU that stands for all devices it is the CPU time of each, so that nobody's w
     with_gpus = len(gpus) > 1
     config, shapes = (OviConfig(), trace.latents(OviConfig(), 1, 960, 960, 121)) if with_gpus else (CPU, CPU_SHAPES)
     clip = "960 x 960 x 121, bf16" if with_gpus else "4096 tokens, float32, the small model"
+    torch.set_num_threads(1)  # of a rank on a CPU: the time of others would not be counted
     alone = 0.0
     for ranks in RANKS:
         if with_gpus and ranks > len(gpus):
@@ -96,6 +97,5 @@ a CPU that stands for all devices it is the CPU time of each, so that nobody's w
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     for row in rows():
         print(row, flush=True)

@@ -73,6 +73,13 @@ def test_q8_0_keeps_its_matrices(comfy, model, load, loop, weights, write):
     assert 1e-4 < error(sampled(comfy, quantised, loop), sampled(comfy, model, loop)) < 0.05
 
 
+@pytest.mark.usefixtures("pack")
+def test_it_is_shared_out_among_gpus(comfy, shared_out, load, loop, weights, write):
+    quantised = load(write("q8.gguf", weights, gguf_pack.Q8_0))
+    expected = sampled(comfy, quantised, loop)
+    assert_equal(sampled(comfy, shared_out(quantised, 3), loop), expected, 3e-5)
+
+
 def test_a_tower_of_each_kind(comfy, monkeypatch, model, load, loop, weights, write):
     install(comfy, monkeypatch)
     video = {key: tensor for key, tensor in weights.items() if key.startswith("video_model.")}
