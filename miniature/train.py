@@ -192,20 +192,20 @@ def lora_trainer(samples: Samples, settings: Settings, steps: int, empty: Tensor
     return Trainer(model, samples, settings, steps, empty=empty, lora=lora)
 
 
-def arguments(about: str | None, steps: int, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a training, whose `steps` are the default."""
+def parser(about: str | None, steps: int) -> argparse.ArgumentParser:
+    """Return what parses the command line of a training, whose `steps` are the default."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="the ComfyUI whose text encoder reads the captions")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--threads", type=int, default=2)
-    return parser.parse_args(argv)
+    return parser
 
 
 def run(
     trainer: Trainer,
     name: str,
     every: int,
-    measured: Callable[[], dict[str, float]],
+    measured: Callable[[], Mapping[str, float]],
     grow: int = 0,
     samples: Sequence[Samples] = (),
 ) -> None:
@@ -234,7 +234,7 @@ def _show(samples: Sequence[Samples], *, whole: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
-    args = arguments(__doc__, 4750, argv)
+    args = parser(__doc__, 4750).parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     WEIGHTS.mkdir(exist_ok=True)
     if not (WEIGHTS / "umt5.safetensors").exists():

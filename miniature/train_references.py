@@ -77,7 +77,7 @@ def followed(model: OviModel, samples: Samples) -> tuple[float, float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
-    args = train.arguments(__doc__, 800, argv)
+    args = train.parser(__doc__, 800).parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     texts = train.encoded(args.comfyui, ["", *CAPTIONS])

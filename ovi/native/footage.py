@@ -122,6 +122,8 @@ class Report:
     def leave_out(self, what: str, why: object) -> None:
         """Note that a video or a clip is not learned."""
         self.left_out += 1
+        if isinstance(why, av.FFmpegError):  # which names the whole path
+            why = f"it cannot be read ({why.strerror})"
         lines = str(why).strip().splitlines() or [type(why).__name__]
         self.notes.append(f"{what} is left out: {lines[0]}")
 
@@ -246,8 +248,12 @@ def summary(report: Report) -> Iterator[str]:
         for clip in report.clips:
             kind = f"{clip.size[0]}x{clip.size[1]}, {clip.piece.frames} frames"
             sizes[kind] = sizes.get(kind, 0) + 1
-        yield f"{len(report.clips)} clips, {geometry.seconds(frames):.1f} s"
-        yield from (f"{kind}: {count} clips" for kind, count in sorted(sizes.items()))
+        yield f"{_clips(len(report.clips))}, {geometry.seconds(frames):.1f} s"
+        yield from (f"{kind}: {_clips(count)}" for kind, count in sorted(sizes.items()))
     yield f"{report.encoded} encoded, {report.kept} already there, {report.left_out} left out"
     yield from report.notes
     yield from (f"{number}. {clip}" for number, clip in enumerate(report.clips, 1))
+
+
+def _clips(count: int) -> str:
+    return "1 clip" if count == 1 else f"{count} clips"
