@@ -6,6 +6,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..ovi import turbo
 from ..ovi.native.files import read
 from ..ovi.native.lora import apply
 from .inputs import MAX_STRENGTH
@@ -24,7 +25,8 @@ class OviLoraLoader(io.ComfyNode):
             display_name="Load Ovi LoRA",
             category="Ovi/loaders",
             description="Applies a LoRA to Ovi, with a strength for each tower. A LoRA of Wan 2.2 5B changes the "
-            "video, a LoRA of Ovi video and audio. The node shows how many weights were patched.",
+            "video, a LoRA of Ovi video and audio. The node shows how many weights were patched, and how a LoRA for "
+            "few steps is to be sampled, if its file says so.",
             search_aliases=["ovi lora", "wan 2.2 5b lora", "lora loader"],
             inputs=[
                 io.Model.Input("model", tooltip="From 'Load Ovi Model', or from another LoRA loader."),
@@ -51,6 +53,6 @@ class OviLoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         """Load the file and patch a clone of the model."""
         path = folder_paths.get_full_path_or_raise("loras", lora_name)
-        sd, _ = read(path)
+        sd, metadata = read(path)
         patched, notes = apply(model, sd, video_strength, audio_strength)
-        return io.NodeOutput(patched, ui=show(cls, notes))
+        return io.NodeOutput(patched, ui=show(cls, [*turbo.note(metadata), *notes]))

@@ -21,8 +21,9 @@ class OviScheduler(io.ComfyNode):
             node_id="OviScheduler",
             display_name="Ovi Scheduler",
             category="Ovi/sampling",
-            description="The noise schedule of the Ovi release, for 'SamplerCustomAdvanced'.",
-            search_aliases=["ovi sigmas", "ovi steps", "ovi shift"],
+            description="The noise schedule of the Ovi release, or of a model for few steps, for "
+            "'SamplerCustomAdvanced'.",
+            search_aliases=["ovi sigmas", "ovi steps", "ovi shift", "few steps", "FastWan", "turbo"],
             inputs=[
                 io.Int.Input(
                     "steps",
@@ -58,13 +59,26 @@ class OviScheduler(io.ComfyNode):
                     "replaced.",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "preset",
+                    options=[sampling.NO_PRESET, *sampling.PRESETS],
+                    default=sampling.NO_PRESET,
+                    tooltip="The schedule that a model for few steps was trained with; steps, shift and solver then do "
+                    "not matter, and denoise must be 1. Use 'lcm' in 'KSamplerSelect', as their authors do.",
+                    optional=True,
+                    advanced=True,
+                ),
             ],
             outputs=[io.Sigmas.Output(tooltip="Connect to 'SamplerCustomAdvanced'.")],
         )
 
     @classmethod
-    def execute(cls, steps: int, shift: float, solver: str, denoise: float) -> io.NodeOutput:
-        """Compute the last `steps` of steps / denoise, as ComfyUI's own schedulers do."""
+    def execute(
+        cls, steps: int, shift: float, solver: str, denoise: float, preset: str = sampling.NO_PRESET
+    ) -> io.NodeOutput:
+        """Compute the preset, or the last `steps` of steps / denoise, as ComfyUI's own schedulers do."""
+        if preset != sampling.NO_PRESET:
+            return io.NodeOutput(sampling.preset_sigmas(preset, denoise))
         sigmas = sampling.flow_sigmas(int(steps / denoise), shift, solver)
         return io.NodeOutput(sigmas[-(steps + 1) :])
 

@@ -22,6 +22,19 @@ SOLVERS = ("unipc", "dpm++", "euler")
 SHIFT = 5.0  # the Ovi release's
 TRAIN_TIMESTEPS = 1000
 
+NO_PRESET = "none"
+# The sigmas of models of Wan 2.2 TI2V-5B for few steps, by the steps of their training. Both were distilled (DMD) to
+# denoise to sigma 0 from each of them, and their authors' code adds fresh noise to that before the next: ComfyUI's lcm.
+PRESETS = {
+    # FastWan (hao-ai-lab/FastVideo, dmd_denoising_steps 1000, 757, 522): its DMD stage looks each of them up among
+    # timesteps that are shifted already (1000 sigma), so nothing is shifted here.
+    "FastWan, 3 steps": (1.0, 0.757, 0.522, 0.0),
+    # Turbo (quanhaol/Wan2.2-TI2V-5B-Turbo, configs/self_forcing_wan22_dmd.yaml): 1000, 750, 500, 250, of which
+    # warp_denoising_step and timestep_shift 5 make 5 s / (1 + 4 s). Its inference script leaves the shift out (sigmas
+    # 1, 0.75, 0.5, 0.25), which 4 steps of "dpm++" with shift 1 give.
+    "Turbo, 4 steps": (1.0, 15 / 16, 5 / 6, 5 / 8, 0.0),
+}
+
 # Float32 schedules that should start at 1 can start a few units in the last place above it (ComfyUI's with shift 4.03).
 SIGMA_MAX = 1 + 1e-5
 
@@ -33,6 +46,18 @@ def flow_sigmas(steps: int, shift: float = SHIFT, solver: str = "unipc") -> Tens
     """
     grid = _shifted_grid(steps, shift, solver)
     return torch.cat([grid, grid.new_zeros(1)]).float()
+
+
+def preset_sigmas(preset: str, denoise: float = 1.0) -> Tensor:
+    """Return the sigmas of one of PRESETS, float32, from 1 down to 0.
+
+    Raises ValueError for an unknown one, and for a denoise below 1: the models know the sigmas of the preset alone.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}; choose one of {'; '.join(PRESETS)}.")
+    if denoise != 1:
+        raise ValueError(f"A preset has fixed sigmas, but denoise is {denoise:g}: set denoise to 1, or preset to none.")
+    return torch.tensor(PRESETS[preset])
 
 
 def flow_timesteps(steps: int, shift: float = SHIFT, solver: str = "unipc") -> Tensor:

@@ -91,9 +91,10 @@ def model(comfy):
         return load_model(comfy)
 
 
-def load_lora(comfy, model, sd, video=1.0, audio=1.0):
+def load_lora(comfy, model, sd, video=1.0, audio=1.0, metadata=None):
     """(The MODEL with the LoRA, the lines that the node shows)."""
-    save_file({key: tensor.contiguous() for key, tensor in sd.items()}, comfy.models / "loras" / "lora.safetensors")
+    path = comfy.models / "loras" / "lora.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in sd.items()}, path, metadata)
     output = comfy.node["OviLoraLoader"].execute(model, "lora.safetensors", video, audio)
     return output.args[0], output.ui.as_dict()["text"][0].split("\n")
 
@@ -133,6 +134,75 @@ def test_wan_lora(comfy, model, naming):
     with_lora, notes = load_lora(comfy, model, written(wan(WAN), naming))
     assert_weights(patched(with_lora), with_pairs(WAN))
     assert notes == ["Patched: 30 video weights at 1, 0 audio weights at 1"]
+
+
+RANK, ALPHA = 128, 64.0  # of a LoRA for few steps that was extracted from a whole model
+
+
+def few_steps(seed):
+    """Such a LoRA of Wan's model: (the file's tensors, the weights with it by published name, at strength 1)."""
+    draw = torch.Generator().manual_seed(seed)
+    sd, changed = {}, {}
+    for layer, (up, down) in pairs((VIDEO + layer for layer in LAYERS), RANK, seed).items():
+        key = f"diffusion_model.{layer.removeprefix(VIDEO)}"
+        bias = 0.1 * torch.randn(len(up), generator=draw)
+        alpha = torch.tensor(ALPHA)
+        sd |= {f"{key}.lora_up.weight": 0.1 * up, f"{key}.lora_down.weight": 0.1 * down, f"{key}.alpha": alpha}
+        sd[f"{key}.diff_b"] = bias
+        changed[f"{layer}.weight"] = ALPHA / RANK * 0.01 * (up @ down)
+        changed[f"{layer}.bias"] = bias
+    norms = [key for key in SD if re.fullmatch(rf"{VIDEO}blocks\.\d\.(\w+\.norm_[qk]|norm3)\.weight", key)]
+    whole = [f"{VIDEO}{name}.weight" for name in ("text_embedding.0", "time_projection.1", "head.head")]
+    for name in [*norms, *whole]:
+        changed[name] = 0.1 * torch.randn(SD[name].shape, generator=draw)
+        sd[f"diffusion_model.{name.removeprefix(VIDEO).removesuffix('.weight')}.diff"] = changed[name]
+    return sd, changed
+
+
+def with_changes(*changes):
+    """The golden weights with differences, each at a strength, added in plain PyTorch."""
+    out = dict(SD)
+    for strength, changed in changes:
+        for key, difference in changed.items():
+            out[key] = out[key] + strength * difference
+    return out
+
+
+def test_a_lora_for_few_steps(comfy, model):
+    """Pairs of rank 128 with alpha, and differences of biases, norms and whole weights: all land, none on the audio."""
+    sd, changed = few_steps(seed=1)
+    with_lora, notes = load_lora(comfy, model, sd)
+    assert notes == [f"Patched: {len(changed)} video weights at 1, 0 audio weights at 1"]
+    assert len(changed) == 2 * len(LAYERS) + 3 * 5 + 3
+    assert_weights(patched(with_lora), with_changes((1.0, changed)))
+
+
+def test_two_loras_add_up(comfy, model):
+    """One at half its strength, and a second one."""
+    (first, of_first), (second, of_second) = few_steps(seed=1), few_steps(seed=2)
+    with_one, _ = load_lora(comfy, model, first, video=0.5)
+    with_both, _ = load_lora(comfy, with_one, second, audio=0.0)
+    expected = with_changes((0.5, of_first), (1.0, of_second))
+    got = patched(with_both)
+    for key, tensor in got.items():
+        torch.testing.assert_close(tensor, expected[key], atol=1e-5, rtol=0.0)
+        assert torch.equal(tensor, SD[key]) == (key not in of_first), key
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"steps": 4, "shift": 5.0, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "euler"}',
+            "Made for 4 steps of euler, shift 5, cfg 1, audio cfg 1",
+        ),
+        ("{", "How it is to be sampled (ovi_sampling) cannot be read: it is no JSON"),
+    ],
+)
+def test_how_a_lora_is_to_be_sampled_is_shown(comfy, model, text, said):
+    """In front; a text that cannot be read keeps no LoRA from loading."""
+    _, notes = load_lora(comfy, model, written(OVI, "bare"), metadata={"ovi_sampling": text})
+    assert notes == [said, "Patched: 6 video weights at 1, 6 audio weights at 1"]
 
 
 @pytest.mark.parametrize("naming", ["diffusion_model.", "lora_unet_", "bare"])

@@ -327,6 +327,19 @@ def test_scheduler(comfy):
     torch.testing.assert_close(part, flow_sigmas(20, 3.0, "dpm++")[10:], atol=0.0, rtol=0.0)
 
 
+def test_scheduler_of_a_preset(comfy):
+    """Steps, shift and solver do not matter, and no part of it can be had."""
+    from ovi.sampling import flow_sigmas, preset_sigmas
+
+    preset = "FastWan, 3 steps"
+    (sigmas,) = comfy.run("OviScheduler", steps=50, shift=9.0, solver="euler", denoise=1.0, preset=preset)
+    torch.testing.assert_close(sigmas, preset_sigmas(preset), atol=0.0, rtol=0.0)
+    with pytest.raises(ValueError, match="A preset has fixed sigmas, but denoise is 0.99"):
+        comfy.run("OviScheduler", steps=50, shift=9.0, solver="euler", denoise=0.99, preset=preset)
+    (sigmas,) = comfy.run("OviScheduler", steps=5, shift=5.0, solver="euler", denoise=1.0, preset="none")
+    torch.testing.assert_close(sigmas, flow_sigmas(5, 5.0, "euler"), atol=0.0, rtol=0.0)
+
+
 def encode(comfy, clip, prompt, video_negative="blur", audio_negative="a bell", prompt_style="as written"):
     from comfy_api.latest import io
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ovi.sampling import SOLVERS, audio_sigma, carried, flow_sigmas, flow_timesteps, sample_unipc
+from ovi.sampling import (
+    PRESETS,
+    SOLVERS,
+    audio_sigma,
+    carried,
+    flow_sigmas,
+    flow_timesteps,
+    preset_sigmas,
+    sample_unipc,
+)
 
 SHIFTS = (1, 3, 5)
 
@@ -138,3 +147,33 @@ def test_the_audio_s_sigma_is_that_of_its_own_shift(audio_shift):
     video, audio = (shift * grid / (1 + (shift - 1) * grid) for shift in (5.0, audio_shift))
     torch.testing.assert_close(audio_sigma(video, 5.0 / audio_shift), audio, atol=1e-12, rtol=0.0)
     torch.testing.assert_close(carried(video, 5.0 / audio_shift) * audio, video, atol=1e-12, rtol=0.0)
+
+
+def test_presets_are_the_published_timesteps():
+    """FastWan's are sigmas as they are; Turbo's are the quarters, shifted by 5."""
+    fastwan, turbo = (preset_sigmas(preset) for preset in PRESETS)
+    assert [name.split(",")[0] for name in PRESETS] == ["FastWan", "Turbo"]
+    torch.testing.assert_close(1000 * fastwan, torch.tensor([1000.0, 757.0, 522.0, 0.0]))
+    torch.testing.assert_close(turbo, flow_sigmas(4, 5.0, "dpm++"), rtol=0, atol=1e-7)
+    assert turbo.dtype == fastwan.dtype == torch.float32
+    for preset in PRESETS:  # "FastWan, 3 steps"
+        assert f", {len(preset_sigmas(preset)) - 1} steps" in preset
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_unipc_takes_a_preset(preset):
+    noise = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    x = sample_unipc(lambda x, sigma: torch.full_like(x, 0.25), noise, preset_sigmas(preset))
+    torch.testing.assert_close(x, torch.full_like(x, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none",), "Unknown preset 'none'; choose one of FastWan, 3 steps; Turbo, 4 steps."),
+        (("Turbo, 4 steps", 0.5), "A preset has fixed sigmas, but denoise is 0.5: set denoise to 1, or preset to none."),
+    ],
+)
+def test_presets_refuse_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        preset_sigmas(*arguments)
