@@ -104,6 +104,16 @@ IDEA = replace(
     inputs=[("prompt", "OviTextEncode", "prompt")],
     shown=[each for each in TEXT_TO_VIDEO.shown if each[1] != "prompt"],
 )
+FAST = replace(
+    TEXT_TO_VIDEO,
+    title="Fast Text to Video (Ovi)",
+    members=[*TEXT_TO_VIDEO.members, "OviLoraLoader"],
+    shown=[
+        *TEXT_TO_VIDEO.shown, ("OviLoraLoader", "lora_name", "lora"), ("OviScheduler", "shift", "shift"),
+        ("CFGGuider", "cfg", "cfg"), ("OviGuidance", "audio_cfg", "audio_cfg"),
+    ],
+    places=BOXED | {"OviLoraLoader": (0, 470, 300, 130)},
+)  # fmt: skip
 OWN_AUDIO = replace(
     IMAGE_TO_VIDEO,
     title="Audio to Video (Ovi)",

@@ -21,6 +21,7 @@ AUDIO_VAE = f"{_MMAUDIO}/v1-16.pth"
 VOCODER = f"{_MMAUDIO}/best_netG.pt"
 UPSCALER = f"{_HUB}/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x2.pth"
 INTERPOLATOR = f"{_HUB}/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/film_net_fp16.safetensors"
+FASTWAN = f"{_HUB}/Kijai/WanVideo_comfy/resolve/main/FastWan/Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16.safetensors"
 LANGUAGE_MODEL = f"{_HUB}/Comfy-Org/Qwen3.5/resolve/main/text_encoders/qwen3.5_4b_bf16.safetensors"
 
 _DREAMID = f"{_HUB}/benjiaiplayground/DreamID-Omni-bf16-FP8/resolve/main"
@@ -36,6 +37,7 @@ SIZES = {  # what a link says after the file's name
     DREAMID_FLOAT32: "46.6 GB, the release; becomes bf16 while it loads",
     TEXT_ENCODER: "6.7 GB",
     LANGUAGE_MODEL: "9.3 GB, writes the prompt",
+    FASTWAN: "661 MB, for few steps",
     VIDEO_VAE: "1.4 GB",
     AUDIO_VAE: "655 MB",
     VOCODER: "429 MB",
@@ -47,6 +49,7 @@ OVI = {  # what Ovi needs, by folder of models/; the templates name the first of
 }
 DREAMID = OVI | {"diffusion_models": [DREAMID_FP8, DREAMID_BF16, DREAMID_FLOAT32]}
 WRITTEN = OVI | {"text_encoders": [TEXT_ENCODER, LANGUAGE_MODEL]}
+FAST = OVI | {"loras": [FASTWAN]}
 LARGER = {"upscale_models": [UPSCALER], "frame_interpolation": [INTERPOLATOR]}
 
 
@@ -81,6 +84,7 @@ def tree() -> str:
 LINKS = links(OVI)
 LINKS_FOR_TRAINING = links({folder: urls for folder, urls in OVI.items() if folder != "diffusion_models"})
 LINKS_AND_TREE = LINKS + "**Where they go**\n\n" + tree()
+LINKS_FOR_FAST = links(FAST)
 LINKS_FOR_LARGER = links(OVI | LARGER)
 LINKS_FOR_PERSONS = links(DREAMID)
 LINKS_FOR_IDEA = links(WRITTEN)
@@ -162,6 +166,19 @@ ABOUT_UPSCALE = (
     "**Only larger**: open *Upscale and Interpolate* and bypass *Run Frame Interpolation Model* (Ctrl+B); set *Create "
     "Video* to 24.\n\n"
     "**Memory**: 121 frames of 2560 × 1408 take 5 GB of RAM; interpolating to 48 per second takes 10 GB more.\n\n"
+    + _SEED
+)
+ABOUT_FAST = (
+    "**6 steps instead of 50**, each one pass of the model instead of two: the settings are those that Wan2GP, another "
+    "program, ships for Ovi with this LoRA (shift 6, UniPC, cfg 1, audio cfg 1; 10 steps for clips of 10 seconds). "
+    "**They have not been tried with this pack**, and nobody has measured what they do to speech.\n\n"
+    "**Speech**: the LoRA was trained on video alone and leaves the audio tower as it is. If words are unclear, set "
+    "`audio_cfg` to 3, as the Ovi release has it: each step is then two passes. Users report gibberish without cfg and "
+    "a skipped block. Nobody has published results for `audio_cfg` 3 with cfg 1.\n\n"
+    "**A LoRA of your own**: choose it in `lora`. If its file says how it is to be sampled, *Load Ovi LoRA*, "
+    "inside the blue-marked node, shows it after a run: set steps, shift, cfg and audio_cfg here to that, and the "
+    "sampler inside.\n\n"
+    + _PROMPT
     + _SEED
 )
 _PERSONS = (

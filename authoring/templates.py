@@ -14,6 +14,7 @@ from typing import Any
 from . import notes
 from .boxes import (
     CONDITIONED,
+    FAST,
     FIRST_CLIP,
     FIRST_PASS,
     FLAT,
@@ -42,6 +43,7 @@ FILES = {  # node type: its files, beside Load Ovi Model
     "CLIPLoader": [notes.TEXT_ENCODER],
     "VAELoader": [notes.VIDEO_VAE],
     "OviAudioVAELoader": [notes.AUDIO_VAE, notes.VOCODER],
+    "OviLoraLoader": [notes.FASTWAN],
     "UpscaleModelLoader": [notes.UPSCALER],
     "FrameInterpolationModelLoader": [notes.INTERPOLATOR],
 }
@@ -100,7 +102,7 @@ def model_file(url: str) -> dict[str, str]:
     """Return what ComfyUI shows of a missing file."""
     (folder,) = {
         folder
-        for folders in (notes.WRITTEN, notes.DREAMID, notes.LARGER)
+        for folders in (notes.WRITTEN, notes.DREAMID, notes.FAST, notes.LARGER)
         for folder, urls in folders.items()
         if url in urls
     }
@@ -278,6 +280,19 @@ TEMPLATES = {
         about=notes.ABOUT_NODES,
         links=notes.LINKS_AND_TREE,
         feeds=FEEDS,
+    ),
+    "Ovi Fast": Template(
+        prompt="ovi_fast",
+        places={
+            notes.MODEL_LINKS: (0, 0, 440, 340),
+            notes.ABOUT: (0, 400, 440, 480),
+            FAST.title: (480, 0, 480, 880),
+            "SaveVideo": (1000, 0, 500, 500),
+        },
+        groups={},
+        about=notes.ABOUT_FAST,
+        links=notes.LINKS_FOR_FAST,
+        boxes=[FAST],
     ),
     "Ovi Guides": Template(
         prompt="ovi_guides",

@@ -37,7 +37,9 @@ INNER = SIZE - 2 * EDGE
 BACKGROUND, PAPER, INK, LINE = "#17181c", "#e8e6e1", "#2b2c33", "#9a9aa5"
 NODE, VIDEO, SKY, AUDIO, RUST = "#33343c", "#3f6fb5", "#a9c8ee", "#f08a4b", "#b4531a"
 
-SAMPLING = {"steps": 20, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
+STEPS = 20
+SAMPLING = {"cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
+FEW = 6  # steps of the fast workflow
 SHARED = 17  # frames that a clip has in common with the one before
 LONG = 481  # frames of 20 seconds
 WINDOW, OVERLAP = 31, 8  # latent frames of a context window, and those that it shares with the next one
@@ -108,10 +110,12 @@ class Studio:
         (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
         return self.sample_prompt(cond, latent, seed, denoise, model)
 
-    def sample_prompt(self, cond: Any, latent: Any, seed: int, denoise: float = 1.0, model: Any = None) -> Any:
+    def sample_prompt(
+        self, cond: Any, latent: Any, seed: int, denoise: float = 1.0, model: Any = None, steps: int = STEPS
+    ) -> Any:
         """Sample the clip of a prompt; return its latent."""
         inputs = {"positive": cond, "negative": cond, "latent_image": latent, "seed": seed, "denoise": denoise}
-        return self.run("KSampler", model=model or self.model, **inputs, **SAMPLING)[0]
+        return self.run("KSampler", model=model or self.model, **inputs, **SAMPLING, steps=steps)[0]
 
     def decode(self, latent: Any) -> Clip:
         """Decode a latent."""
@@ -122,6 +126,11 @@ class Studio:
     def from_text(self, colour: str, seed: int) -> Clip:
         """Generate a clip from its prompt."""
         return self.decode(self.sample(colour, self.empty(), seed))
+
+    def in_few_steps(self, colour: str, seed: int, steps: int) -> Clip:
+        """Generate a clip from its prompt, in fewer steps than the others."""
+        (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
+        return self.decode(self.sample_prompt(cond, self.empty(), seed, steps=steps))
 
     def from_image(self, colour: str, image: Tensor, seed: int) -> Clip:
         """Generate a clip that starts with an image [1, H, W, 3]."""
@@ -141,7 +150,7 @@ class Studio:
         )  # fmt: skip
         prompts = {"positive": positive, "negative": negative}
         inputs = {"model": self.following, "latent_image": latent, "seed": seed, "denoise": 1.0}
-        return self.decode(self.run("KSampler", **prompts, **inputs, **SAMPLING)[0])
+        return self.decode(self.run("KSampler", **prompts, **inputs, **SAMPLING, steps=STEPS)[0])
 
     def in_a_row(self, colour: str, seeds: Sequence[int]) -> tuple[list[Clip], Clip]:
         """Generate clips that each continue the one before; return them, and all of them joined."""
@@ -249,6 +258,7 @@ def drawings(studio: Studio) -> dict[str, list[str]]:
             arrow(200, 120), *below(studio.from_text("green", 2)),
         ],
         "Ovi 9 Text to Video, All Nodes": [*graph(), arrow(200, 130), *below(studio.from_text("yellow", 3))],
+        "Ovi Fast": fast(studio, "blue"),
         "Ovi Guides": guides(studio, "yellow"),
         "Ovi Idea": [
             box(16, 20, 116, 88, NODE, rx=40, stroke=LINE), words(74, 52, "a red ball", 19),
@@ -287,6 +297,14 @@ def below(clip: Clip) -> list[str]:
     """A clip in the lower part of a thumbnail."""
     row = Row(EDGE, INNER, every=4, frames=12)
     return [strip(clip, row, 160), wave(clip, row, 268, 92), bounces(clip, row, 160, 360)]
+
+
+def fast(studio: Studio, colour: str) -> list[str]:
+    """A prompt, the number of steps, and the clip that they give."""
+    return [
+        sheet(16, 16, 196, 96, colour, 16), words(229, 64, "+", 26), node(246, 16, 138, 96, "", 22),
+        words(315, 64, f"{FEW} steps", 26), arrow(200, 120), *below(studio.in_few_steps(colour, 2, FEW)),
+    ]  # fmt: skip
 
 
 def guides(studio: Studio, colour: str) -> list[str]:

@@ -64,7 +64,7 @@ class OviScheduler(io.ComfyNode):
                     options=[sampling.NO_PRESET, *sampling.PRESETS],
                     default=sampling.NO_PRESET,
                     tooltip="The schedule that a model for few steps was trained with; steps, shift and solver then do "
-                    "not matter, and denoise must be 1. Use 'lcm' in 'KSamplerSelect', as their authors do.",
+                    "not matter, and denoise must be 1. ComfyUI's lcm samples as their authors do.",
                     optional=True,
                     advanced=True,
                 ),

@@ -334,7 +334,7 @@ def test_scheduler_of_a_preset(comfy):
     preset = "FastWan, 3 steps"
     (sigmas,) = comfy.run("OviScheduler", steps=50, shift=9.0, solver="euler", denoise=1.0, preset=preset)
     torch.testing.assert_close(sigmas, preset_sigmas(preset), atol=0.0, rtol=0.0)
-    with pytest.raises(ValueError, match="A preset has fixed sigmas, but denoise is 0.99"):
+    with pytest.raises(ValueError, match=r"A preset has fixed sigmas, but denoise is 0\.99"):
         comfy.run("OviScheduler", steps=50, shift=9.0, solver="euler", denoise=0.99, preset=preset)
     (sigmas,) = comfy.run("OviScheduler", steps=5, shift=5.0, solver="euler", denoise=1.0, preset="none")
     torch.testing.assert_close(sigmas, flow_sigmas(5, 5.0, "euler"), atol=0.0, rtol=0.0)

@@ -171,7 +171,10 @@ def test_unipc_takes_a_preset(preset):
     ("arguments", "message"),
     [
         (("none",), "Unknown preset 'none'; choose one of FastWan, 3 steps; Turbo, 4 steps."),
-        (("Turbo, 4 steps", 0.5), "A preset has fixed sigmas, but denoise is 0.5: set denoise to 1, or preset to none."),
+        (
+            ("Turbo, 4 steps", 0.5),
+            "A preset has fixed sigmas, but denoise is 0.5: set denoise to 1, or preset to none.",
+        ),
     ],
 )
 def test_presets_refuse_bad_arguments(arguments, message):

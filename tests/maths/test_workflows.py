@@ -15,9 +15,9 @@ from support import ROOT
 from support.workflows import GRAPHS, SUBGRAPHS, every_node, graph, overlap
 
 MODEL_FILES = (".safetensors", ".pth", ".pt")
-FOLDERS = ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation")
+FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras", "upscale_models", "frame_interpolation")
 DIGITS = {"MD5": 32, "SHA256": 64}
-MORE_FILES = ("Ovi 7 Upscale and 48 fps", "Ovi Idea")  # than Ovi itself needs
+MORE_FILES = ("Ovi 7 Upscale and 48 fps", "Ovi Fast", "Ovi Idea")  # than Ovi itself needs
 SUBGRAPH = r"[\da-f]{8}-[\da-f-]{27}"  # the type of a subgraph's node
 EXPERIMENTAL = (
     "OviReference",

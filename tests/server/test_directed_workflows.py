@@ -1,4 +1,4 @@
-"""The workflows that dub, continue, lengthen, enlarge and refine a clip, and the one that makes clips for training.
+"""The workflows that dub, continue, lengthen, hasten, enlarge and refine a clip, and the one that makes clips for training.
 
 On a real server with tiny random weights.
 """
@@ -69,6 +69,20 @@ def test_a_clip_from_an_idea(server):
         == "A red ball on a stage. The ball says, <S>It rains.<E>\n\nAudio: A high clear bell."
     )
     assert shown[id_of(prompt, "OviAnswer")].startswith("Speech: 2 words, about 0.8 s of the clip's 0.2 s")
+
+
+def test_a_clip_in_few_steps(server):
+    """With a LoRA that says how it is to be sampled."""
+    prompt = fitted("ovi_fast", width=32, height=32, length=5, steps=2)
+    entry = server.wait(server.queue(prompt))
+    assert entry["status"]["status_str"] == "success", error(entry)
+    (clip,) = server.files(entry)
+    assert len(read_clip(clip)[0]) == 5
+    (text,) = entry["outputs"][id_of(prompt, "OviLoraLoader")]["text"]
+    assert text.splitlines() == [
+        "Made for 6 steps of unipc, shift 6, cfg 1, audio cfg 1",
+        "Patched: 1 video weights at 1, 0 audio weights at 1",
+    ]
 
 
 def test_a_clip_upscaled_at_48_frames_a_second(server):

@@ -26,6 +26,7 @@ LANGUAGE_MODEL = "text_encoders/qwen3.5_4b_bf16.safetensors"
 VIDEO_VAE = "vae/wan2.2_vae.safetensors"
 AUDIO_VAE = "vae/v1-16.pth"
 VOCODER = "vae/best_netG.pt"
+LORA = "loras/Wan2_2_5B_FastWanFullAttn_lora_rank_128_bf16.safetensors"
 UPSCALER = "upscale_models/RealESRGAN_x2.pth"
 INTERPOLATOR = "frame_interpolation/film_net_fp16.safetensors"
 
@@ -43,7 +44,7 @@ Draw = Callable[[Sequence[int], float], Tensor]
 
 def everything(models: Path) -> None:
     """Write one of each into ComfyUI's folder of models, under the names that the shipped workflows ask for."""
-    for folder in ("diffusion_models", "text_encoders", "vae", "upscale_models", "frame_interpolation"):
+    for folder in ("diffusion_models", "text_encoders", "vae", "loras", "upscale_models", "frame_interpolation"):
         (models / folder).mkdir(parents=True, exist_ok=True)
     for name in (TEXT_ENCODER, LANGUAGE_MODEL):
         (models / name).touch()  # stand_ins/ loads a tiny one for an empty file
@@ -51,6 +52,7 @@ def everything(models: Path) -> None:
     shutil.copy(models / OVI, models / DREAMID)
     video_vae(models / VIDEO_VAE)
     audio_vae(models / AUDIO_VAE, models / VOCODER)
+    lora(models / LORA)
     upscaler(models / UPSCALER)
     interpolator(models / INTERPOLATOR)
 
@@ -130,6 +132,15 @@ def audio_vae(vae: Path, vocoder: Path, *, seed: int = 0) -> None:
             generator[f"{key}_v"] = draw(shape, 1.0)
     torch.save(encoders, vae)
     torch.save({"generator": generator}, vocoder)
+
+
+def lora(path: Path, *, dim: int = 256, rank: int = 4, seed: int = 0) -> None:
+    """Write a LoRA of one layer of the video tower, in Wan's names, that says how it is to be sampled."""
+    draw = _draw(seed, torch.bfloat16)
+    shapes = {"lora_up": [dim, rank], "lora_down": [rank, dim]}
+    weights = {f"diffusion_model.blocks.0.self_attn.q.{end}.weight": draw(shape, 0.1) for end, shape in shapes.items()}
+    sampling = {"steps": 6, "shift": 6.0, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "unipc"}
+    save_file(weights, path, {"ovi_sampling": json.dumps(sampling)})
 
 
 def upscaler(path: Path) -> None:
