@@ -177,9 +177,7 @@ ABOUT_FAST = (
     "a skipped block. Nobody has published results for `audio_cfg` 3 with cfg 1.\n\n"
     "**A LoRA of your own**: choose it in `lora`. If its file says how it is to be sampled, *Load Ovi LoRA*, "
     "inside the blue-marked node, shows it after a run: set steps, shift, cfg and audio_cfg here to that, and the "
-    "sampler inside.\n\n"
-    + _PROMPT
-    + _SEED
+    "sampler inside.\n\n" + _PROMPT + _SEED
 )
 _PERSONS = (
     "**Prompt**: one line for each person, `<img1>: … is identified as <sub1>.`, then scene, appearance and actions; "

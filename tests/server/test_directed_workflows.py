@@ -1,4 +1,4 @@
-"""The workflows that dub, continue, lengthen, hasten, enlarge and refine a clip, and the one that makes clips for training.
+"""The workflows that dub, continue, lengthen, enlarge and refine a clip, and the one that makes clips for training.
 
 On a real server with tiny random weights.
 """
