@@ -2,7 +2,9 @@
 
 The key `ovi_sampling` holds a JSON object, such as
 {"steps": 4, "shift": 5.0, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "euler"}. Training writes it and Load Ovi LoRA shows
-it; nothing sets itself by it. `sampler` is a name of ComfyUI's, or "unipc" for Ovi UniPC.
+it; nothing sets itself by it. `sampler` is a name of ComfyUI's, or "unipc" for Ovi UniPC. The sigmas are equal steps
+from 1 to 0, shifted: those of Ovi Scheduler's solver "dpm++", or of "unipc", which begins a little lower, and never
+those of "euler", which end near 0 and then step to 0.
 """
 
 from __future__ import annotations
@@ -39,10 +41,16 @@ class Sampling:
         if not isinstance(self.sampler, str) or not _SAMPLER.fullmatch(self.sampler):
             raise ValueError("sampler must be a name of at most 40 small letters, digits and underscores")
 
+    @property
+    def solver(self) -> str:
+        """What Ovi Scheduler has to be set to."""
+        return "unipc" if self.sampler == "unipc" else "dpm++"
+
     def __str__(self) -> str:
         """Return one line for a note."""
         steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
-        return f"{steps} of {self.sampler}, shift {self.shift:g}, cfg {self.cfg:g}, audio cfg {self.audio_cfg:g}"
+        settings = f"shift {self.shift:g}, cfg {self.cfg:g}, audio cfg {self.audio_cfg:g}"
+        return f"{steps} of {self.sampler}, {settings}; solver {self.solver}"
 
     def metadata(self) -> dict[str, str]:
         """Return what `read` reads, for the metadata of a safetensors file."""

@@ -194,7 +194,7 @@ def test_two_loras_add_up(comfy, model):
     [
         (
             '{"steps": 4, "shift": 5.0, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "euler"}',
-            "Made for 4 steps of euler, shift 5, cfg 1, audio cfg 1",
+            "Made for 4 steps of euler, shift 5, cfg 1, audio cfg 1; solver dpm++",
         ),
         ("{", "How it is to be sampled (ovi_sampling) cannot be read: it is no JSON"),
     ],

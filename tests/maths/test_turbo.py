@@ -20,9 +20,11 @@ def test_what_is_written_is_read():
 
 
 def test_the_note():
-    assert turbo.note(FOUR.metadata()) == ["Made for 4 steps of euler, shift 5, cfg 1, audio cfg 3"]
+    assert turbo.note(FOUR.metadata()) == ["Made for 4 steps of euler, shift 5, cfg 1, audio cfg 3; solver dpm++"]
     one = dataclasses.replace(FOUR, steps=1, shift=2.5, sampler="dpmpp_2m")
-    assert turbo.note(one.metadata()) == ["Made for 1 step of dpmpp_2m, shift 2.5, cfg 1, audio cfg 3"]
+    assert turbo.note(one.metadata()) == ["Made for 1 step of dpmpp_2m, shift 2.5, cfg 1, audio cfg 3; solver dpm++"]
+    wan2gp = dataclasses.replace(FOUR, steps=6, shift=6, audio_cfg=1, sampler="unipc")
+    assert turbo.note(wan2gp.metadata()) == ["Made for 6 steps of unipc, shift 6, cfg 1, audio cfg 1; solver unipc"]
 
 
 @pytest.mark.parametrize("metadata", [{}, {"format": "pt"}])

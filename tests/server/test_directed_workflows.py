@@ -80,7 +80,7 @@ def test_a_clip_in_few_steps(server):
     assert len(read_clip(clip)[0]) == 5
     (text,) = entry["outputs"][id_of(prompt, "OviLoraLoader")]["text"]
     assert text.splitlines() == [
-        "Made for 6 steps of unipc, shift 6, cfg 1, audio cfg 1",
+        "Made for 6 steps of unipc, shift 6, cfg 1, audio cfg 1; solver unipc",
         "Patched: 1 video weights at 1, 0 audio weights at 1",
     ]
 
