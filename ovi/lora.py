@@ -149,37 +149,54 @@ class Lora:
         return block is not None and block[1] in self.layers and layer.startswith(LORA_TOWERS[self.tower])
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trained product of two low-rank matrices, zero at first."""
+class LowRank(nn.Module):
+    """A trained product of two low-rank matrices, zero at first."""
 
-    def __init__(self, base: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do."""
+    def __init__(self, like: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+        """`like` has `in_features` and `out_features`, as PyTorch's linear layers do."""
         super().__init__()
-        self.base = base
         self.scale = scale
         self.dropout = dropout
         # To the type checker, what a module holds is a tensor or a module.
-        inputs, outputs = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
-        device = next(chain(base.parameters(), base.buffers())).device
+        inputs, outputs = int(like.in_features), int(like.out_features)  # type: ignore[arg-type]
+        device = next(chain(like.parameters(), like.buffers())).device
         self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] → [..., outputs]."""
+    def added(self, x: Tensor) -> Tensor:
+        """[..., inputs] → [..., outputs], in the dtype of x."""
         seen = F.dropout(x.to(self.lora_A.weight.dtype), self.dropout, self.training)
         added = self.lora_B(self.lora_A(seen))
-        return self.base(x) + (added if self.scale == 1 else self.scale * added).to(x.dtype)
+        return (added if self.scale == 1 else self.scale * added).to(x.dtype)
+
+
+class LoraLinear(LowRank):
+    """A frozen linear layer plus a trained product of two low-rank matrices."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do."""
+        super().__init__(base, rank, scale, dropout)
+        self.base = base
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] → [..., outputs]."""
+        added = self.added(x)
+        return self.base(x) + added
 
 
 def add_lora(model: OviModel, lora: Lora | int) -> None:
     """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place."""
     lora = lora if isinstance(lora, Lora) else Lora(lora)
+    for name, layer in adaptable(model, lora).items():
+        model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
+
+
+def adaptable(model: OviModel, lora: Lora) -> dict[str, nn.Module]:
+    """Freeze a model; return its layers that LoRAs are added to, by their names."""
     model.requires_grad_(False)
     layers = {name: layer for name, layer in model.named_modules() if lora.has(name)}
-    for name, layer in layers.items():
-        if hasattr(layer, "in_features"):  # a linear layer, quantised or not
-            model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
+    return {name: layer for name, layer in layers.items() if hasattr(layer, "in_features")}  # linear, quantised or not
 
 
 def lora_file(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

@@ -78,15 +78,16 @@ def _shifted_grid(steps: int, shift: float, solver: str) -> Tensor:
         raise ValueError(f"A schedule needs at least 1 step, got {steps}.")
     if solver == "euler":
         # A quirk of the release: the lowest sigma is shifted twice, the first time in float32.
-        grid = np.linspace(1, _shift(torch.tensor(1 / TRAIN_TIMESTEPS), shift).item(), steps)
+        grid = np.linspace(1, shifted(torch.tensor(1 / TRAIN_TIMESTEPS), shift).item(), steps)
     else:
         # UniPC starts at its largest training sigma, which is stored in float32.
         first = torch.tensor(1 - 1 / TRAIN_TIMESTEPS).item() if solver == "unipc" else 1
         grid = np.linspace(first, 0, steps + 1)[:-1]
-    return _shift(torch.from_numpy(grid), shift)
+    return shifted(torch.from_numpy(grid), shift)
 
 
-def _shift(sigma: Tensor, shift: float) -> Tensor:
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Return the sigmas of a shifted schedule where those of an unshifted one are `sigma`."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
