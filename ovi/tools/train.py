@@ -8,14 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 
 from .. import checkpoint
 from ..files import joined, naming, read_safetensors, shards
-from ..lora import add_lora, lora_file
+from ..lora import add_lora
 from ..model import OviModel
 from ..writing import writing
 from . import curves, options
@@ -50,11 +50,9 @@ def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
 
 def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the averaged weights: LoRAs with the names that Load Ovi LoRA reads, or a whole model."""
-    weights = trainer.averaged
-    if trainer.lora is not None:
-        weights = lora_file(weights, trainer.lora.scale)
+    weights = {name: tensor.bfloat16().cpu() for name, tensor in trainer.result().items()}
     with writing(path) as part:
-        save_file({name: tensor.bfloat16().cpu() for name, tensor in weights.items()}, part, metadata=dict(metadata))
+        save_file(weights, part, metadata=dict(metadata))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,27 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    state, config, plot = (args.out.with_name(f"{args.out.name}.{end}") for end in ("state", "toml", "svg"))
     settings, lora = options.settings(args), options.lora(args)
-    for name, least in (("steps", 1), ("rank", 0), ("save_every", 1), ("keep", 0)):
-        if getattr(args, name) < least:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} is {getattr(args, name)}, but must be at least {least}.")
-    check_device(args.device)
-    outputs = [args.out, state, config, plot]
-    check_paths(args.model, outputs, force=True)
-    if args.out.exists() and not state.exists():
-        raise ValueError(
-            f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
-        )
-    previews = _previews(args)
+    require_at_least(args, steps=1, rank=0, save_every=1, keep=0)
+    files = prepared(args, [""])
     model, metadata = load(args.model)
     if not args.rank and any(isinstance(layer, FrozenLinear) for layer in model.modules()):
         raise ValueError(f"{args.model[0]} is quantised, so only LoRAs can be trained on it; set --rank above 0.")
-    if args.rank > model.config.dim:
-        raise ValueError(f"--rank is {args.rank}, but the model's layers are {model.config.dim} wide.")
+    check_rank(args.rank, model)
     folder = Folder(args.clips, model.config)
-    check_paths([*args.model, *folder.paths], outputs, force=True)
+    check_paths([*args.model, *folder.paths], files.outputs, force=True)
     model.to(args.device, weight_dtype(model, float32=args.float32 or not args.rank))
     if lora is not None:
         torch.manual_seed(args.seed)  # the LoRAs' first weights
@@ -103,25 +89,86 @@ def _train(args: argparse.Namespace) -> int:
         clips=folder.names(),
         buckets=folder.buckets(),
     )
-    if state.exists():
-        for note in trainer.resume(state):
+    produce(trainer, args, files, metadata)
+    return 0
+
+
+class Files(NamedTuple):
+    """What a run writes beside its result, and what generates clips on the way, if that is asked for."""
+
+    state: Path
+    config: Path
+    outputs: list[Path]  # all files that are written, the result first
+    previews: Previews | None
+
+
+def require_at_least(args: argparse.Namespace, **least: int) -> None:
+    """Raise ValueError for an option below the least that it may be."""
+    for name, number in least.items():
+        if getattr(args, name) < number:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {getattr(args, name)}, but must be at least {number}.")
+
+
+def check_rank(rank: int, model: OviModel) -> None:
+    """Raise ValueError for LoRAs of a larger rank than a model's layers can have."""
+    if rank > model.config.dim:
+        raise ValueError(f"--rank is {rank}, but the model's layers are {model.config.dim} wide.")
+
+
+def prepared(args: argparse.Namespace, curves: Sequence[str]) -> Files:
+    """Check the device and the files that a run writes, `curves` by what the trainer calls them.
+
+    Raises ValueError for what cannot be used, before anything large is read.
+    """
+    check_device(args.device)
+    state, config = beside(args.out, "state"), beside(args.out, "toml")
+    outputs = [args.out, state, config, *(drawing(args.out, name) for name in curves)]
+    check_paths(args.model, outputs, force=True)
+    if args.out.exists() and not state.exists():
+        raise ValueError(
+            f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
+        )
+    return Files(state, config, outputs, _previews(args))
+
+
+def beside(out: Path, end: str) -> Path:
+    """Return a file beside the result."""
+    return out.with_name(f"{out.name}.{end}")
+
+
+def drawing(out: Path, name: str) -> Path:
+    """Return where the losses of a name are drawn."""
+    return beside(out, f"{name}.svg" if name else "svg")
+
+
+def produce(trainer: Trainer, args: argparse.Namespace, files: Files, metadata: Mapping[str, str]) -> None:
+    """Train, or resume that; write the result and what else the options ask for at each save."""
+    if files.state.exists():
+        for note in trainer.resume(files.state):
             sys.stderr.write(f"{note}\n")
-    scalars = curves.tensorboard(args.tensorboard, len(trainer.history)) if args.tensorboard else None
-    options.write(args, config)
-    if previews is not None and not trainer.history:
-        previews.generate(0, partial(write, trainer, metadata=metadata))
-    for step in trainer.run(state, args.save_every):
-        write(trainer, args.out, metadata)
-        curves.plot(trainer.history, plot)
-        if scalars is not None:
-            scalars(trainer.history)
+    board = {
+        name: curves.tensorboard(args.tensorboard / name, len(losses))
+        for name, losses in trainer.curves().items()
+        if args.tensorboard
+    }
+    options.write(args, files.config)
+    written = partial(write, trainer, metadata=metadata)
+    if files.previews is not None and not trainer.history:
+        files.previews.generate(0, written)
+    for step in trainer.run(files.state, args.save_every):
+        written(args.out)
+        for name, losses in trainer.curves().items():
+            if losses:
+                curves.plot(losses, drawing(args.out, name))
+            if name in board:
+                board[name](losses)
         if args.keep:
-            write(trainer, kept(args.out, step), metadata)
+            written(kept(args.out, step))
             for path in sorted(args.out.parent.glob(kept(args.out).name))[: -args.keep]:
                 path.unlink()
-        if previews is not None and (step % args.validate_every == 0 or step == args.steps):
-            previews.generate(step, partial(write, trainer, metadata=metadata))
-    return 0
+        if files.previews is not None and (step % args.validate_every == 0 or step == trainer.steps):
+            files.previews.generate(step, written)
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

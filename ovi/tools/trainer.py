@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
 from ..flow import Noised, Samples, Settings, divided, losses, noised, shares
-from ..lora import Lora
+from ..lora import Lora, lora_file
 from ..model import OviModel
 from ..references import References
 from ..writing import writing
@@ -123,34 +123,44 @@ class Trainer:
         )
         if self.lora is not None and self.lora.dropout:
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # what dropout draws from
-        video, audio = self._gradients(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(step)
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
-        video_loss, audio_loss, gradient_norm = torch.stack([video, audio, norm]).tolist()
-        if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
-            raise ValueError(
-                f"Step {step + 1} has losses of {video_loss:g} (video) and {audio_loss:g} (audio), and its "
-                f"gradient a norm of {gradient_norm:g}: the training stopped, and the last saved state is intact. "
-                "Lower the learning rate, or look for a damaged clip or model."
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        decay = min(settings.ema, (1 + step) / (10 + step))
+        found = update(self.trained, self.optimizer, self.lr(step), settings.max_norm, self._gradients(batch), step)
+        self.average(step)
+        self.history.append(found)
+        return found
+
+    def average(self, step: int) -> None:
+        """Take the weights as they are after a step into their average, in which the first steps soon count little."""
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.averaged.values()), [parameter.float() for parameter in self.trained.values()], 1 - decay
             )
-        self.history.append((video_loss, audio_loss))
-        return self.history[-1]
+
+    def described(self) -> dict[str, Any]:
+        """Return what two runs must share; the rank of the LoRAs shows in the sizes of their weights."""
+        return _described(self.settings, self.lora)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the averaged weights as a file has them: LoRAs with the names that Load Ovi LoRA reads, or a model."""
+        return self.averaged if self.lora is None else lora_file(self.averaged, self.lora.scale)
+
+    def curves(self) -> dict[str, Sequence[tuple[float, float]]]:
+        """Return the losses to draw, by what their drawing is called beside the result."""
+        return {"": self.history}
+
+    def more_state(self) -> dict[str, Any]:
+        """Return what is saved beside `STATE`."""
+        return {"clips": self.clips}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore what `more_state` saved, but for the clips. Raises ValueError for what does not fit this run."""
 
     def save(self, path: Path) -> None:
         """Write everything needed to resume."""
         trained = {name: p.detach() for name, p in self.trained.items()}
-        settings = _described(self.settings, self.lora)
-        state = (settings, trained, self.averaged, self.optimizer.state_dict(), self.draw.get_state(), self.history)
+        state = (self.described(), trained, self.averaged, self.optimizer.state_dict(), self.draw.get_state(), self.history)
         with writing(path) as part:
-            torch.save(dict(zip(STATE, state, strict=True), clips=self.clips), part)
+            torch.save(dict(zip(STATE, state, strict=True), **self.more_state()), part)
 
     def resume(self, path: Path) -> list[str]:
         """Resume from what `save` wrote; return notes on what has changed.
@@ -164,12 +174,13 @@ class Trainer:
             except Exception as error:  # torch.load raises anything on a damaged file
                 raise ValueError(f"{path} is not a complete training state; delete it to start again.") from error
         settings = _described(Settings(), Lora(1)) | settings  # of a version without some of them
-        now = _described(self.settings, self.lora)
-        if changed := [key for key, value in now.items() if settings[key] != value]:
+        now = self.described()
+        if changed := [key for key, value in now.items() if settings.get(key) != value]:
             raise ValueError(
                 f"{path} was trained with another {', '.join(changed)} "
-                f"({', '.join(str(settings[key]) for key in changed)}); use the same, or delete it to start again."
+                f"({', '.join(str(settings.get(key)) for key in changed)}); use the same, or delete it to start again."
             )
+        self.restore(state)
         if {name: p.shape for name, p in trained.items()} != {name: p.shape for name, p in self.trained.items()}:
             raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
         with torch.no_grad():
@@ -204,6 +215,33 @@ class Trainer:
                     yield len(self.history)
 
 
+def update(
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    lr: float,
+    max_norm: float,
+    losses: tuple[Tensor, Tensor],
+    step: int,
+) -> tuple[float, float]:
+    """Update weights by their gradients, which are cut to a norm; return the losses that they are of as numbers.
+
+    Raises ValueError, without a change to the weights, where a loss or the gradient is not finite.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    norm = nn.utils.clip_grad_norm_(trained.values(), max_norm)
+    video_loss, audio_loss, gradient_norm = torch.stack([*losses, norm]).tolist()
+    if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
+        raise ValueError(
+            f"Step {step + 1} has losses of {video_loss:g} (video) and {audio_loss:g} (audio), and its "
+            f"gradient a norm of {gradient_norm:g}: the training stopped, and the last saved state is intact. "
+            "Lower the learning rate, or look for a damaged clip or model."
+        )
+    optimizer.step()
+    optimizer.zero_grad()
+    return video_loss, audio_loss
+
+
 def moved(batch: Noised, device: torch.device) -> Noised:
     """Bring a batch to a device."""
     x, velocity = (
@@ -224,7 +262,6 @@ def moved(batch: Noised, device: torch.device) -> Noised:
 
 
 def _described(settings: Settings, lora: Lora | None) -> dict[str, Any]:
-    """Return what two runs must share; the rank of the LoRAs shows in the sizes of their weights."""
     described = dataclasses.asdict(settings)
     if lora is not None:
         shared = {"alpha": lora.alpha, "dropout": lora.dropout, "layers": tuple(lora.layers), "tower": lora.tower}
