@@ -151,8 +151,7 @@ def noised(
     cut = settings.cut > 0 and torch.rand(1, generator=draw).item() < settings.cut
     dropped = torch.rand(n, generator=draw) < settings.text_dropout
     texts = [empty if drop else sample.context for drop, sample in zip(dropped, samples, strict=True)]
-    longest = max(map(len, texts))
-    context = torch.stack([F.pad(text.float(), (0, 0, 0, longest - len(text))) for text in texts])
+    context = padded(texts)
     noise = [None if x is None else torch.randn(x.shape, generator=draw) for x in x0]
     by_part = frames[:, None, :, None, None], latents[:, None]
     parts = list(zip(x0, noise, by_part, strict=True))
@@ -168,6 +167,12 @@ def noised(
     references = References(images, voices) if images or voices else None
     timestep = _timestep(frames, video_sigma, x0[0], images), _timestep(latents, audio_sigma, x0[1], voices).squeeze(1)
     return Noised(x, timestep, context, velocity, counts, references, [True] * n if cut else None)
+
+
+def padded(texts: Sequence[Tensor]) -> Tensor:
+    """Stack texts [T, text_dim] of any lengths, padded with zeros, in float32: [B, T, text_dim]."""
+    longest = max(map(len, texts))
+    return torch.stack([F.pad(text.float(), (0, 0, 0, longest - len(text))) for text in texts])
 
 
 def _given(

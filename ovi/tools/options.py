@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,28 +47,28 @@ TAKEN: dict[Any, tuple[Any, str]] = {  # what TOML may have for an option of a t
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, make: Callable[[], argparse.ArgumentParser] | None = None) -> argparse.Namespace:
     """Return the options: those of the command line, else those of the file of --config, else the defaults.
 
-    Raises ValueError for a file that cannot be used.
+    `make` makes the parser of a command line (None: of the training). Raises ValueError for a file that cannot be used.
     """
-    given, _ = _config_parser().parse_known_args(argv)
-    parser = _parser()
+    given, _ = config_parser().parse_known_args(argv)
+    parser = (make or _parser)()
     if given.config is not None:
         _read(given.config, parser)
     return parser.parse_args(argv)
 
 
-def settings(args: argparse.Namespace) -> Settings:
-    """Return the settings of the training among the options."""
-    return Settings(**{name: getattr(args, name) for name in ABOUT})
+def settings(args: argparse.Namespace, names: Iterable[str] = ABOUT) -> Settings:
+    """Return the settings of the training among the options, those of `names`; the others have their defaults."""
+    return Settings(**{name: getattr(args, name) for name in names})
 
 
 def lora(args: argparse.Namespace) -> Lora | None:
     """Return the LoRAs that the options ask for; None: the whole model is trained."""
     if not args.rank:
         return None
-    return Lora(args.rank, args.alpha, args.dropout, tuple(args.layers), args.tower)
+    return Lora(args.rank, args.alpha, getattr(args, "dropout", 0.0), tuple(args.layers), args.tower)
 
 
 def write(args: argparse.Namespace, path: Path) -> None:
@@ -139,7 +138,8 @@ def _one(action: argparse.Action, value: Any) -> Any:
     return kind(value)
 
 
-def _config_parser() -> argparse.ArgumentParser:
+def config_parser() -> argparse.ArgumentParser:
+    """Return the parser of --config, which the others begin with."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--config", type=Path, metavar="TOML", help="a file with any of these options; those given here come first"
@@ -152,29 +152,45 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ovi.tools.train",
         description="Train LoRAs for both towers of Ovi, or the whole model, on latents.",
         epilog="A clip is a safetensors file: video [48, F, H, W] (normalised), audio [20, L], context [T, text_dim].",
-        parents=[_config_parser()],
+        parents=[config_parser()],
     )
     parser.add_argument("model", type=Path, nargs="+", help="the checkpoint, or one file for each tower")
     parser.add_argument("--clips", type=Path, required=True, help="a folder of clips")
     parser.add_argument("--out", type=Path, required=True, help="the file to write; OUT.state holds the progress")
     parser.add_argument("--steps", type=int, default=1000)
-    added = parser.add_argument_group("LoRAs")
-    added.add_argument("--rank", type=int, default=32, help="rank of the LoRAs; 0 trains the whole model")
-    added.add_argument("--alpha", type=float, help="their product counts alpha / rank (default: fully)")
+    added = add_loras(parser, "rank of the LoRAs; 0 trains the whole model")
     added.add_argument("--dropout", type=float, default=0.0, help="share of their inputs that are zero in a step")
+    chosen = parser.add_argument_group("settings, which resuming does not change")
+    add_fields(chosen, Settings(), ABOUT)
+    add_rest(parser)
+    return parser
+
+
+def add_loras(parser: argparse.ArgumentParser, rank: str) -> argparse._ArgumentGroup:
+    """Add the options of LoRAs, with the help of --rank; return their group."""
+    added = parser.add_argument_group("LoRAs")
+    added.add_argument("--rank", type=int, default=32, help=rank)
+    added.add_argument("--alpha", type=float, help="their product counts alpha / rank (default: fully)")
     added.add_argument("--layers", nargs="+", choices=LORA_LAYERS, default=list(LORA_LAYERS), help="which have LoRAs")
     added.add_argument("--tower", choices=LORA_TOWERS, default="both", help="which has LoRAs")
-    chosen = parser.add_argument_group("settings, which resuming does not change")
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for name, about in ABOUT.items():
-        default = defaults[name]
-        chosen.add_argument(
+    return added
+
+
+def add_fields(group: argparse._ArgumentGroup, defaults: Any, about: Mapping[str, str]) -> None:
+    """Add an option for each field of a dataclass that `about` has a help for, with its default."""
+    for name, help_ in about.items():
+        default = getattr(defaults, name)
+        group.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(default),
             default=default,
             choices=CHOICES.get(name),
-            help=f"{about} (%(default)s)",
+            help=f"{help_} (%(default)s)",
         )
+
+
+def add_rest(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is written, and of how it is computed."""
     saved = parser.add_argument_group("what is written")
     saved.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     saved.add_argument("--keep", type=int, default=0, metavar="N", help="of the results on the way, the last N")
@@ -188,4 +204,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     parser.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
-    return parser

@@ -89,6 +89,22 @@ def with_lora(workflow: Prompt, name: str) -> Prompt:
     return prompt
 
 
+def in_few_steps(workflow: Prompt, steps: int, shift: float) -> Prompt:
+    """Return text to video (API form) as a student of distillation is sampled: Euler's method, without guidance."""
+    prompt = copy.deepcopy(workflow)
+    inputs: dict[str, dict[str, object]] = {
+        # of this scheduler's schedules, the one with sigmas of exactly shift(1 - i / steps)
+        "OviScheduler": {"steps": steps, "shift": shift, "solver": "dpm++"},
+        "OviGuidance": {"audio_cfg": 1.0},
+        "CFGGuider": {"cfg": 1.0},
+    }
+    for content in prompt.values():
+        content["inputs"].update(inputs.get(content["class_type"], {}))
+        if content["class_type"] == "OviUniPCSampler":
+            content.update({"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}})
+    return prompt
+
+
 def page(rows: Sequence[Row], out: Path) -> str:
     """Return a page of the clips in a folder: a line for each row of the table, a column for each step."""
     steps = sorted(path.name for path in out.iterdir() if path.is_dir() and path.name.isdecimal())

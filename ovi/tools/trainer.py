@@ -83,9 +83,8 @@ class Trainer:
         """Return the learning rate of a step."""
         return learning_rate(self.settings, step, self.steps)
 
-    def _chosen(self) -> list[int]:
-        """Draw the samples of a step, all of which fit into one batch."""
-        count = self.settings.batch * self.settings.accumulate
+    def _chosen(self, count: int) -> list[int]:
+        """Draw samples, all of which fit into one batch."""
         if not self.buckets or count == 1:
             return torch.randint(len(self.samples), (count,), generator=self.draw).tolist()
         first = int(torch.randint(len(self.samples), (1,), generator=self.draw))
@@ -112,7 +111,7 @@ class Trainer:
         """
         settings = self.settings
         step = len(self.history)
-        chosen = self._chosen()
+        chosen = self._chosen(settings.batch * settings.accumulate)
         chance = torch.rand(1, generator=self.draw).item()
         batch = noised(
             [self.samples[i] for i in chosen],
@@ -152,13 +151,20 @@ class Trainer:
         """Return what is saved beside `STATE`."""
         return {"clips": self.clips}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, path: Path, state: Mapping[str, Any]) -> None:
         """Restore what `more_state` saved, but for the clips. Raises ValueError for what does not fit this run."""
 
     def save(self, path: Path) -> None:
         """Write everything needed to resume."""
         trained = {name: p.detach() for name, p in self.trained.items()}
-        state = (self.described(), trained, self.averaged, self.optimizer.state_dict(), self.draw.get_state(), self.history)
+        state = (
+            self.described(),
+            trained,
+            self.averaged,
+            self.optimizer.state_dict(),
+            self.draw.get_state(),
+            self.history,
+        )
         with writing(path) as part:
             torch.save(dict(zip(STATE, state, strict=True), **self.more_state()), part)
 
@@ -180,7 +186,7 @@ class Trainer:
                 f"{path} was trained with another {', '.join(changed)} "
                 f"({', '.join(str(settings.get(key)) for key in changed)}); use the same, or delete it to start again."
             )
-        self.restore(state)
+        self.restore(path, state)
         if {name: p.shape for name, p in trained.items()} != {name: p.shape for name, p in self.trained.items()}:
             raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
         with torch.no_grad():

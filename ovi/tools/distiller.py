@@ -1,0 +1,334 @@
+"""A model in distillation: the stages of a student, and the state from which it resumes exactly.
+
+As in training, every random number comes from one generator on the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import distillation
+from ..adapters import Adapters
+from ..distillation import Conditions, Latents, Losses, Recipe, Velocity
+from ..flow import Sample, Samples, Settings, padded
+from ..lora import Lora
+from ..model import OviModel
+from ..references import References
+from ..sampling import shifted
+from .optimizers import learning_rate, optimizer
+from .trainer import Trainer, recompute_blocks, update
+
+STUDENT, CRITIC = "student", "critic"
+CURVES = "trajectory", "dmd", "critic"
+FIRST_FRAMES = 32  # of clips that were generated, which others may begin with
+VARIED = 0.25  # share by which the number of steps varies where guidance alone is distilled
+
+
+class Size(NamedTuple):
+    """The shapes of the latents that are generated."""
+
+    video: tuple[int, int, int, int]  # [48, F, H, W]
+    audio: tuple[int, int]  # [20, L]
+
+
+class FirstFrame(NamedTuple):
+    """How a clip of a prompt began."""
+
+    prompt: int  # among all prompts
+    latent: Tensor  # [48, 1, H, W]
+
+
+class Batch(NamedTuple):
+    """Clips to generate, on the model's device."""
+
+    noise: Latents  # with the first frames that are given
+    conditions: Conditions
+    prompts: list[int]
+
+
+class Distiller(Trainer):
+    """A student in training: first on the teacher's trajectories or guidance, then by DMD.
+
+    Both are LoRAs on `model`, which without them is the teacher, and so is the critic of the second stage. `iterations`
+    and `dmd_iterations` are the steps of the stages. `negatives` are the negative prompts of video and audio,
+    [T, text_dim]. The rest is as for a `Trainer`, whose learning rate and schedule each stage has from its start; of
+    the settings, what belongs to samples with noise does not count.
+    """
+
+    def __init__(
+        self,
+        model: OviModel,
+        prompts: Samples,
+        settings: Settings,
+        recipe: Recipe,
+        size: Size,
+        iterations: int,
+        dmd_iterations: int = 0,
+        *,
+        lora: Lora,
+        negatives: tuple[Tensor, Tensor] | None = None,
+        autocast: bool = False,
+        recompute: bool = False,
+        clips: Sequence[str] = (),
+        buckets: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self.adapters = Adapters(model, lora)
+        student = self.adapters.add(STUDENT)
+        super().__init__(
+            model,
+            prompts,
+            settings,
+            iterations + dmd_iterations,
+            autocast=autocast,
+            recompute=recompute,
+            lora=lora,
+            clips=clips,
+            buckets=buckets,
+        )
+        self.trained = student
+        self.averaged = {name: weight.detach().float().clone() for name, weight in student.items()}
+        self.recipe, self.size, self.iterations = recipe, size, iterations
+        self.negatives = (self.empty, self.empty) if negatives is None else negatives
+        self.options = recompute_blocks(model.config.num_layers) if recompute else None
+        self.sigmas = distillation.schedule(recipe.student_steps, settings.shift)
+        self.frames = deque[FirstFrame](maxlen=FIRST_FRAMES)
+        self.critic: dict[str, nn.Parameter] = {}  # of the second stage
+        self.critic_optimizer: torch.optim.Optimizer | None = None
+        self.critic_history: list[tuple[float, float]] = []  # of each of its updates
+
+    def lr(self, step: int) -> float:
+        """Return the student's learning rate of a step."""
+        if step < self.iterations:
+            return learning_rate(self.settings, step, self.iterations)
+        second = dataclasses.replace(self.settings, lr=self.recipe.dmd_lr)
+        return learning_rate(second, step - self.iterations, self.steps - self.iterations)
+
+    def step(self) -> tuple[float, float]:
+        """Take the next step of the student, in the second stage after the critic's; return its losses.
+
+        Raises ValueError, with the student's weights as they were, where a loss or a gradient is not finite.
+        """
+        step = len(self.history)
+        if step < self.iterations:
+            losses = self._gradients_of(STUDENT, self._trajectory)
+            of_stage = step
+        else:
+            if self.critic_optimizer is None:
+                self._begin_dmd()
+            self._update_critic(step)
+            losses = self._gradients_of(STUDENT, self._dmd)
+            of_stage = step - self.iterations
+        self.history.append(update(self.trained, self.optimizer, self.lr(step), self.settings.max_norm, losses, step))
+        self.average(of_stage)
+        return self.history[-1]
+
+    def _begin_dmd(self) -> None:
+        """Go on to the second stage: from the average of the first, with a critic and new optimisers."""
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(self.averaged[name])
+        self.optimizer = optimizer(list(self.trained.values()), self.settings)
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # the critic's first weights
+        self._add_critic()
+
+    def _add_critic(self) -> None:
+        self.critic = self.adapters.add(CRITIC)
+        self.critic_optimizer = optimizer(list(self.critic.values()), self.settings)
+
+    def _update_critic(self, step: int) -> None:
+        """Let the critic learn what the student generates."""
+        assert self.critic_optimizer is not None
+        recipe = self.recipe
+        for _ in range(recipe.critic_updates):
+            losses = self._gradients_of(CRITIC, self._critic)
+            found = update(self.critic, self.critic_optimizer, recipe.critic_lr, self.settings.max_norm, losses, step)
+            self.critic_history.append(found)
+
+    def _gradients_of(self, name: str, losses_of: Callable[[Batch], Losses]) -> Losses:
+        """Add the gradients of a LoRA's losses on `accumulate` batches; return their means for video and audio."""
+        parts = self.settings.accumulate
+        found = []
+        for _ in range(parts):
+            batch = self._batch()
+            with torch.autocast(self.device.type, torch.bfloat16, self.autocast, cache_enabled=False):
+                video, audio = losses_of(
+                    batch
+                )  # (a cache would give passes with a gradient the weights of some without)
+            with self.adapters.use(name):  # for blocks that are computed again
+                ((video + self.settings.audio_weight * audio) / parts).backward()
+            found.append(torch.stack([video.detach(), audio.detach()]))
+        video, audio = torch.stack(found).mean(0)
+        return video, audio
+
+    def _trajectory(self, batch: Batch) -> Losses:
+        """Return the losses of the first stage: from a point on the student's own way."""
+        steps, substeps = self.recipe.student_steps, self.recipe.substeps
+        if self.recipe.guidance_only:
+            low, high = (max(1, round(steps * (1 + by))) for by in (-VARIED, VARIED))
+            steps, substeps = int(torch.randint(low, high + 1, (1,), generator=self.draw)), 1
+        i = int(torch.randint(steps, (1,), generator=self.draw))
+        generated, shift = batch.conditions.generated, self.settings.shift
+        student = self._of(STUDENT, batch)
+        way = distillation.schedule(steps, shift)[: i + 1]
+        x = distillation.walk(student, batch.noise, way, generated)
+        sigmas = distillation.part(steps, shift, i, substeps)
+        losses, end = distillation.trajectory(student, self._teacher(batch), x, sigmas, generated)
+        self._keep(batch, end, last=i == steps - 1)
+        return losses
+
+    def _critic(self, batch: Batch) -> Losses:
+        """Return the critic's losses on clips of the student."""
+        with torch.no_grad():
+            x0 = self._generated(batch)
+        noise, sigma = self._noise(len(batch.prompts)), self._levels(len(batch.prompts))
+        critic = self._of(CRITIC, batch)
+        return distillation.critic_losses(critic, x0, noise, sigma, batch.conditions.generated)
+
+    def _dmd(self, batch: Batch) -> Losses:
+        """Return the student's losses of the second stage."""
+        x0 = self._generated(batch)
+        noise, sigma = self._noise(len(batch.prompts)), self._levels(len(batch.prompts))
+        critic, teacher = self._of(CRITIC, batch), self._teacher(batch)
+        return distillation.dmd_losses(critic, teacher, x0, noise, sigma, batch.conditions.generated)
+
+    def _generated(self, batch: Batch) -> Latents:
+        """Generate clips as the student expects them at one of its steps, with a gradient of that step alone."""
+        i = int(torch.randint(self.recipe.student_steps, (1,), generator=self.draw))
+        generated, student = batch.conditions.generated, self._of(STUDENT, batch)
+        x = distillation.walk(student, batch.noise, self.sigmas[: i + 1], generated)
+        x0 = distillation.clean(student, x, self.sigmas[i], generated)
+        self._keep(batch, x0, last=i == self.recipe.student_steps - 1)
+        return x0
+
+    def _of(self, name: str, batch: Batch) -> Velocity:
+        """Return the velocities of student or critic."""
+        return distillation.unguided(partial(self._predict, name), batch.conditions)
+
+    def _teacher(self, batch: Batch) -> Velocity:
+        return distillation.guided(partial(self._predict, None), batch.conditions, self.recipe)
+
+    def _predict(self, name: str | None, *args: Any, **options: Any) -> list[Tensor | None]:
+        recomputed = self.options if torch.is_grad_enabled() else None
+        with self.adapters.use(name):
+            return self.model.velocities(*args, transformer_options=recomputed, **options)
+
+    def _batch(self) -> Batch:
+        """Draw prompts, noise and first frames."""
+        prompts = self._chosen(self.settings.batch)
+        first = self._first_frames(prompts)
+        samples = [self.samples[i] for i in prompts]
+        noise = self._noise(len(prompts))
+        generated = torch.ones(len(prompts), self.size.video[1], device=self.device)
+        for row, latent in first.items():
+            noise[0][row, :, :1] = latent.to(noise[0])
+            generated[row, 0] = 0
+        context = padded([sample.context for sample in samples]).to(self.device)
+        negatives = [text[None].expand(len(prompts), -1, -1).float().to(self.device) for text in self.negatives]
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
+            texts, others = self.model.embed_texts(noise, context), self.model.embed_texts(noise, *negatives)
+        return Batch(noise, Conditions(texts, others, generated, _persons(samples, self.device)), prompts)
+
+    def _noise(self, count: int) -> Latents:
+        """Draw noise for clips, on the model's device."""
+        return [torch.randn((count, *shape), generator=self.draw).to(self.device) for shape in self.size]
+
+    def _levels(self, count: int) -> Tensor:
+        """Draw sigmas [count] for noise on clips, spread evenly."""
+        low, high = distillation.RANGE
+        even = (torch.arange(count) + torch.rand(1, generator=self.draw)) / count
+        return shifted(low + even * (high - low), self.settings.shift).to(self.device)
+
+    def _first_frames(self, prompts: list[int]) -> dict[int, Tensor]:
+        """Draw the clips whose first frame is given; return the frames by row.
+
+        It is that of the prompt's own clip, if there is one. Else it is one that was generated, and then its prompt
+        takes the row's place in `prompts`; there are none at first.
+        """
+        found: dict[int, Tensor] = {}
+        if not self.gives_frames:
+            return found
+        given = torch.rand(len(prompts), generator=self.draw) < self.settings.first_frame
+        for row in given.nonzero().flatten().tolist():
+            own = self.samples[prompts[row]].video
+            if own is not None:
+                found[row] = own[:, :1]
+                continue
+            fitting = [frame for frame in self.frames if self._fit(frame.prompt, prompts[row])]
+            if fitting:
+                chosen = fitting[int(torch.randint(len(fitting), (1,), generator=self.draw))]
+                prompts[row], found[row] = chosen.prompt, chosen.latent
+        return found
+
+    @property
+    def gives_frames(self) -> bool:
+        """Whether first frames are given: a single frame would leave nothing to learn."""
+        return self.settings.first_frame > 0 and self.size.video[1] > 1
+
+    def _fit(self, one: int, other: int) -> bool:
+        """Return whether two prompts can stand in one batch."""
+        return not self.buckets or self.buckets[one] is self.buckets[other]
+
+    def _keep(self, batch: Batch, x: Latents, *, last: bool) -> None:
+        """Keep the first frames of clips that are generated to the `last` step, for others to begin with."""
+        if not last or not self.gives_frames:
+            return
+        for prompt, video, generated in zip(batch.prompts, x[0].detach(), batch.conditions.generated, strict=True):
+            if generated[0]:
+                self.frames.append(FirstFrame(prompt, video[:, :1].float().cpu()))
+
+    def curves(self) -> dict[str, Sequence[tuple[float, float]]]:
+        """Return the losses of both stages and of the critic."""
+        stages = self.history[: self.iterations], self.history[self.iterations :], self.critic_history
+        return dict(zip(CURVES, stages, strict=True))
+
+    def described(self) -> dict[str, Any]:
+        """Return what two runs must share, but for the numbers of steps."""
+        return super().described() | dataclasses.asdict(self.recipe) | {"size of the clips": tuple(self.size)}
+
+    def more_state(self) -> dict[str, Any]:
+        """Return what is saved beside the training's own: the first frames and, of the second stage, the critic."""
+        saved: dict[str, Any] = {"frames": [tuple(frame) for frame in self.frames], "begun": None}
+        if self.critic_optimizer is not None:
+            critic = {name: weight.detach() for name, weight in self.critic.items()}
+            saved |= {"begun": self.iterations, "critic": critic, "history": self.critic_history}
+            saved["optimizer"] = self.critic_optimizer.state_dict()
+        return super().more_state() | {"distillation": saved}
+
+    def restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Restore what `more_state` saved. Raises ValueError where the first stage has another number of steps."""
+        saved, taken = state["distillation"], len(state["history"])
+        if saved["begun"] is None and taken > self.iterations:
+            raise ValueError(f"{path} has {taken} steps of the first stage; give it that many or more.")
+        if saved["begun"] not in (None, self.iterations):
+            raise ValueError(
+                f"{path} went on to the second stage after {saved['begun']} steps, but the first is to have "
+                f"{self.iterations}; use the same, or delete it to start again."
+            )
+        if state["clips"] == self.clips:  # else the numbers are those of other prompts
+            self.frames.extend(FirstFrame(*frame) for frame in saved["frames"])
+        if saved["begun"] is None:
+            return
+        self._add_critic()
+        assert self.critic_optimizer is not None
+        with torch.no_grad():
+            for name, weight in self.critic.items():
+                weight.copy_(saved["critic"][name])
+        self.critic_optimizer.load_state_dict(saved["optimizer"])
+        self.critic_history = saved["history"]
+
+
+def _persons(samples: Sequence[Sample], device: torch.device) -> References | None:
+    """Stack the references of samples, person by person; None: they have none."""
+    images, voices = (
+        [torch.stack(latents).float().to(device) for latents in zip(*each, strict=True)]
+        for each in ([sample.images for sample in samples], [sample.voices for sample in samples])
+    )
+    return References(images, voices) if images or voices else None
