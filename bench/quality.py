@@ -12,16 +12,15 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from bench import comfyui, talking
-from miniature import WEIGHTS, figures, measure, references, world
+from miniature import WEIGHTS, figures, references, world
+from miniature.measure import scores
 
 MODEL, LORA = WEIGHTS / "ovi_miniature.safetensors", WEIGHTS / "references_lora.safetensors"
 COLUMNS = {
@@ -38,34 +37,6 @@ HEAD = (
     "| | Error, matched | Missed | Extra | To the nearest | Shuffled | Colour | Pitch | Time |\n"
     "|---|---|---|---|---|---|---|---|---|"
 )
-
-
-def scores(scenes: Sequence[world.Scene], frames: Tensor, waveforms: Tensor) -> dict[str, float]:
-    """Measure a row's clips: frames [N, T, H, W, 3] from 0 to 1, waveforms [N, samples] at 16 kHz.
-
-    Distances are in milliseconds, missed and extra a share of the bounces, colour and pitch the share that is right,
-    bounces a mean per clip.
-    """
-    bounces = [measure.bounces(clip) for clip in frames]
-    onsets = [measure.onsets(clip) for clip in waveforms]
-    pairs = [measure.matched(a, b) for a, b in zip(bounces, onsets, strict=True)]
-    errors = [abs(a - b) for clip in pairs for a, b in clip]
-    missed = sum(measure.unpaired(times, {a for a, _ in clip}) for times, clip in zip(bounces, pairs, strict=True))
-    extra = sum(measure.unpaired(times, {b for _, b in clip}) for times, clip in zip(onsets, pairs, strict=True))
-    count = sum(map(len, bounces))
-    colours = [measure.colour(clip) == scene.colour for scene, clip in zip(scenes, frames, strict=True)]
-    pitches = [measure.pitch(clip) == scene.pitch for scene, clip in zip(scenes, waveforms, strict=True)]
-    shuffled = [measure.nearest_distance(bounces, onsets, shift) for shift in range(1, len(scenes))]
-    return {
-        "error_ms": 1000 * median(errors) if errors else float("nan"),
-        "missed": missed / max(1, count),
-        "extra": extra / max(1, count),
-        "nearest_ms": 1000 * measure.nearest_distance(bounces, onsets),
-        "shuffled_ms": 1000 * median(shuffled),
-        "colour": sum(colours) / len(colours),
-        "pitch": sum(pitches) / len(pitches),
-        "bounces": count / len(scenes),
-    }
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .codecs import BELLS, RATE, AudioCodec
-from .world import COLOURS, FPS, PITCHES, SECONDS, background
+from .world import COLOURS, FPS, PITCHES, SECONDS, Scene, background
 
 BALL = 0.12  # a pixel belongs to the ball where its channels differ more than this from the empty stage, on average
 HOP = 1.5  # pixels that the ball is higher on both sides of a bounce, at least
@@ -98,3 +98,30 @@ def nearest_distance(bounces: Sequence[Sequence[float]], onsets: Sequence[Sequen
         min(abs(a - b) for b in others) for times, others in zip(bounces, shifted, strict=True) if others for a in times
     ]
     return median(distances) if distances else math.inf
+
+
+def scores(scenes: Sequence[Scene], frames: Tensor, waveforms: Tensor) -> dict[str, float]:
+    """Measure clips of scenes: frames [N, T, H, W, 3] from 0 to 1, waveforms [N, samples] at 16 kHz.
+
+    Distances are in milliseconds, missed and extra a share of the bounces, colour and pitch the share that is right,
+    bounces a mean per clip.
+    """
+    seen, heard = list(map(bounces, frames)), list(map(onsets, waveforms))
+    pairs = [matched(a, b) for a, b in zip(seen, heard, strict=True)]
+    errors = [abs(a - b) for clip in pairs for a, b in clip]
+    missed = sum(unpaired(times, {a for a, _ in clip}) for times, clip in zip(seen, pairs, strict=True))
+    extra = sum(unpaired(times, {b for _, b in clip}) for times, clip in zip(heard, pairs, strict=True))
+    count = sum(map(len, seen))
+    colours = [colour(clip) == scene.colour for scene, clip in zip(scenes, frames, strict=True)]
+    pitches = [pitch(clip) == scene.pitch for scene, clip in zip(scenes, waveforms, strict=True)]
+    shuffled = [nearest_distance(seen, heard, shift) for shift in range(1, len(scenes))]
+    return {
+        "error_ms": 1000 * median(errors) if errors else float("nan"),
+        "missed": missed / max(1, count),
+        "extra": extra / max(1, count),
+        "nearest_ms": 1000 * nearest_distance(seen, heard),
+        "shuffled_ms": 1000 * median(shuffled),
+        "colour": sum(colours) / len(colours),
+        "pitch": sum(pitches) / len(pitches),
+        "bounces": count / len(scenes),
+    }

@@ -114,7 +114,7 @@ class Distiller(Trainer):
     def step(self) -> tuple[float, float]:
         """Take the next step of the student, in the second stage after the critic's; return its losses.
 
-        Raises ValueError, with the student's weights as they were, where a loss or a gradient is not finite.
+        Raises ValueError, without an update of what it belongs to, where a loss or a gradient is not finite.
         """
         step = len(self.history)
         if step < self.iterations:
@@ -158,10 +158,10 @@ class Distiller(Trainer):
         found = []
         for _ in range(parts):
             batch = self._batch()
+            # Without the cache of converted weights, from which older PyTorch gives a pass with a gradient those of
+            # one without.
             with torch.autocast(self.device.type, torch.bfloat16, self.autocast, cache_enabled=False):
-                video, audio = losses_of(
-                    batch
-                )  # (a cache would give passes with a gradient the weights of some without)
+                video, audio = losses_of(batch)
             with self.adapters.use(name):  # for blocks that are computed again
                 ((video + self.settings.audio_weight * audio) / parts).backward()
             found.append(torch.stack([video.detach(), audio.detach()]))
