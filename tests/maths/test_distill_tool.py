@@ -18,7 +18,7 @@ from ovi.tools import convert, distill, table
 from ovi.tools.clips import Prompts
 from ovi.tools.previews import in_few_steps
 from support import golden_model
-from support.distilling import RECIPE, SETTINGS, distiller, prompts
+from support.distilling import RECIPE, SETTINGS, SIZE, distiller, prompts
 from support.training import clips, tensors
 from support.training import trainer as plain_trainer
 
@@ -163,26 +163,37 @@ def test_the_command_writes_a_lora_that_says_how_to_sample(folder):
 
 
 def test_the_command_goes_on_from_its_file_of_options(folder, capsys):
-    """With more steps of the second stage; not with others of the first, once that is over."""
+    """The file does the same again, and then goes on, with more steps of the second stage."""
     out = folder / "turbo.safetensors"
     assert distill.main(arguments(folder)) == 0
-    config = str(shutil.copy(folder / "turbo.safetensors.toml", folder / "again.toml"))
-    assert distill.main(["--config", config, "--dmd-iterations", "2"]) == 0
-    assert len(torch.load(f"{out}.state")["history"]) == 4
-    assert "went on to the second stage after 2 steps" in refused(folder, capsys, "--iterations", "3")
-    assert "was trained with another cfg (4.0)" in refused(folder, capsys, "--cfg", "2")
-    assert "size of the clips" in refused(folder, capsys, "--frames", "9")
     before = load_file(out)
+    config = str(shutil.move(folder / "turbo.safetensors.toml", folder / "again.toml"))
     for left in folder.glob("turbo*"):
         left.unlink()
     assert distill.main(["--config", config]) == 0
-    assert distill.main(["--config", config, "--dmd-iterations", "2"]) == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(out).items())
+    assert distill.main(["--config", config, "--dmd-iterations", "2"]) == 0
+    assert len(torch.load(f"{out}.state")["history"]) == 4
+    assert "went on to the second stage after 2 steps" in refused(folder, capsys, "--iterations", "3")
 
 
-def test_a_first_stage_that_is_shorter_than_its_state_is_refused(folder, capsys):
-    assert distill.main(arguments(folder, "--dmd-iterations", "0")) == 0
-    assert "has 2 steps of the first stage" in refused(folder, capsys, "--iterations", "1")
+def test_a_state_that_does_not_fit_is_refused(tmp_path):
+    run = distiller(recipe=SHORT)
+    run.step()
+    run.step()
+    run.save(tmp_path / "state")
+    for change, message in (
+        ({"iterations": 1}, "has 2 steps of the first stage; give it that many or more"),
+        ({"recipe": dataclasses.replace(SHORT, cfg=2.0)}, r"was trained with another cfg \(1.0\)"),
+        ({"size": SIZE._replace(audio=(20, 8))}, "was trained with another size of the clips"),
+        ({"settings": FIRST}, r"was trained with another first_frame \(0.0\)"),
+        ({"lora": Lora(3, alpha=3.0)}, "is of a model of another size"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distiller(**{"recipe": SHORT} | change).resume(tmp_path / "state")
+    plain_trainer(rank=2).save(tmp_path / "state")
+    with pytest.raises(ValueError, match=r"was trained with another .*student_steps"):
+        distiller().resume(tmp_path / "state")
 
 
 def test_guidance_alone(folder):
@@ -284,12 +295,6 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_lost(tmp_path):
     again.resume(tmp_path / "state")
     again.step()
     assert len(again.history) == 2
-
-
-def test_the_state_of_a_training_is_refused(tmp_path):
-    plain_trainer(rank=2).save(tmp_path / "state")
-    with pytest.raises(ValueError, match=r"was trained with another .*student_steps"):
-        distiller().resume(tmp_path / "state")
 
 
 def test_steps_are_the_shifted_schedule_s():

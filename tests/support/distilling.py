@@ -43,7 +43,8 @@ def distiller(settings=SETTINGS, recipe=RECIPE, iterations=2, dmd_iterations=2, 
     model = options.pop("model", None) or golden_model.load()
     samples = prompts() if samples is None else samples
     options = {"lora": Lora(2, alpha=3.0), "negatives": NEGATIVES} | options
-    return Distiller(model, samples, settings, recipe, SIZE, iterations, dmd_iterations, **options)
+    size = options.pop("size", SIZE)
+    return Distiller(model, samples, settings, recipe, size, iterations, dmd_iterations, **options)
 
 
 class Plain:
