@@ -26,8 +26,8 @@ from ovi.flow import Sample, Samples, Settings
 from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.tools import train as tool
-from ovi.tools.distill import sampling
 from ovi.tools.distiller import Distiller, Size
+from ovi.turbo import Sampling
 
 RANK, CFG = 32, 2.0  # of the LoRAs; of the teacher, for both modalities
 TEACHER_STEPS = 8  # of the teacher's clips that the student's are compared with
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return shown(name, student(distiller, of.model), args.steps)
 
     train.run(distiller, f"turbo_{args.out.stem}_", args.every, measured)
-    tool.write(distiller, args.out, metadata | sampling(recipe, shift))
+    tool.write(distiller, args.out, metadata | Sampling(args.steps, shift, 1.0, 1.0, "euler").metadata())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from ..config import OviConfig
 from ..distillation import Recipe
 from ..flow import Settings
 from ..guidance import SKIP_BLOCKS, parse_blocks
+from ..turbo import Sampling
 from . import options, train
 from .clips import Prompts, read_context
 from .distiller import CURVES, Distiller, Size
 from .files import check_paths, exit_code, program
 
-SAMPLING = "ovi_sampling"  # safetensors metadata entry (JSON): how to sample with the LoRA
 STEPS, GUIDANCE_STEPS = 4, 20  # of the student, where --student-steps does not say it
 DMD_ITERATIONS = 500
 DEFAULTS = Settings(lr=1e-4, warmup=20, ema=0.99)
@@ -97,14 +96,9 @@ def _distil(args: argparse.Namespace) -> int:
         clips=prompts.names(),
         buckets=prompts.buckets(),
     )
-    train.produce(distiller, args, files, metadata | sampling(recipe, settings.shift))
+    sampling = Sampling(recipe.student_steps, settings.shift, 1.0, 1.0, "euler")
+    train.produce(distiller, args, files, metadata | sampling.metadata())
     return 0
-
-
-def sampling(recipe: Recipe, shift: float) -> dict[str, str]:
-    """Return the metadata that says how to sample with what was distilled."""
-    how = {"steps": recipe.student_steps, "shift": shift, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "euler"}
-    return {SAMPLING: json.dumps(how)}
 
 
 def _dmd_iterations(args: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ovi import turbo
 from ovi.distillation import schedule
 from ovi.flow import Sample
 from ovi.lora import Lora, Names, add_lora, lora_file
@@ -143,9 +143,7 @@ def test_the_command_writes_a_lora_that_says_how_to_sample(folder):
     assert distill.main(arguments(folder, *more)) == 0
     with safe_open(out, "pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["ovi_sampling"]) == {
-        "steps": 2, "shift": 5.0, "cfg": 1.0, "audio_cfg": 1.0, "sampler": "euler"
-    }  # fmt: skip
+    assert turbo.read(metadata) == turbo.Sampling(2, 5.0, 1.0, 1.0, "euler")
     assert metadata.items() >= golden_model.metadata().items()
     found = load_file(out)
     model = golden_model.load()
@@ -201,7 +199,7 @@ def test_guidance_alone(folder):
     start = options.index("--student-steps")
     assert distill.main([*options[:start], *options[start + 2 :], "--iterations", "1"]) == 0
     with safe_open(folder / "turbo.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["ovi_sampling"])["steps"] == 20
+        assert turbo.read(file.metadata()).steps == 20
 
 
 def test_a_quantised_teacher(folder):
