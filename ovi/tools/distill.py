@@ -31,6 +31,7 @@ SETTINGS = (
 ABOUT_SETTINGS = {name: options.ABOUT[name] for name in SETTINGS} | {
     "batch": "clips that are generated at once",
     "accumulate": "batches of an iteration: for the gradient of a batch so much larger, in the memory of one",
+    "optimizer": "as for training; prodigy needs 1 for --lr, --dmd-lr and --critic-lr",
     "lr": "the learning rate of the first stage",
     "shift": "shift of the sigmas, of the student's steps and of the noise that critic and teacher see",
 }
