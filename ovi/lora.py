@@ -152,15 +152,22 @@ class Lora:
 class LoraLinear(nn.Module):
     """A frozen linear layer plus a trained product of two low-rank matrices, zero at first."""
 
-    def __init__(self, base: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do."""
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do; None: that is its device too."""
         super().__init__()
         self.base = base
         self.scale = scale
         self.dropout = dropout
         # To the type checker, what a module holds is a tensor or a module.
         inputs, outputs = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
-        device = next(chain(base.parameters(), base.buffers())).device
+        device = next(chain(base.parameters(), base.buffers())).device if device is None else device
         self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
@@ -172,14 +179,17 @@ class LoraLinear(nn.Module):
         return self.base(x) + (added if self.scale == 1 else self.scale * added).to(x.dtype)
 
 
-def add_lora(model: OviModel, lora: Lora | int) -> None:
-    """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place."""
+def add_lora(model: OviModel, lora: Lora | int, device: torch.device | str | None = None) -> None:
+    """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place.
+
+    They are on the device of their layer, or on another one, where the layer is there only while it runs.
+    """
     lora = lora if isinstance(lora, Lora) else Lora(lora)
     model.requires_grad_(False)
     layers = {name: layer for name, layer in model.named_modules() if lora.has(name)}
     for name, layer in layers.items():
         if hasattr(layer, "in_features"):  # a linear layer, quantised or not
-            model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
+            model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout, device))
 
 
 def lora_file(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:

@@ -185,7 +185,13 @@ def _parser() -> argparse.ArgumentParser:
     shown.add_argument("--loras", type=Path, metavar="FOLDER", help="that ComfyUI's models/loras, to write LoRAs to")
     shown.add_argument("--server", default="http://127.0.0.1:8188", help="that ComfyUI (%(default)s)")
     shown.add_argument("--workflow", type=Path, metavar="JSON", help="in API form; by default text to video")
+    saved = parser.add_argument_group("memory, for the same result")
+    saved.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
+    saved.add_argument("--offload-activations", action="store_true", help="keep those between blocks in RAM")
+    saved.add_argument(
+        "--offload-blocks", type=int, default=0, metavar="N", help="of the blocks, N stay in RAM until they run"
+    )
+    saved.add_argument("--shard", action="store_true", help="share the model out among several processes (FSDP2)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
-    parser.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
     return parser

@@ -20,8 +20,10 @@ from ..model import OviModel
 from ..writing import writing
 from . import curves, options
 from .clips import Folder
+from .distributed import Processes, started
 from .files import check_paths, exit_code, program
 from .frozen import FrozenLinear, freeze
+from .offload import place
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def load(paths: Sequence[Path]) -> tuple[OviModel, dict[str, str]]:
 
 def write(trainer: Trainer, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the averaged weights: LoRAs with the names that Load Ovi LoRA reads, or a whole model."""
-    weights = trainer.averaged
+    weights = trainer.whole
     if trainer.lora is not None:
         weights = lora_file(weights, trainer.lora.scale)
     with writing(path) as part:
@@ -61,12 +63,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit code: 0, or 2 with one line on stderr, or 130 where it was interrupted."""
 
     def work() -> int:
-        return _train(options.parse(argv))
+        args = options.parse(argv)
+        processes = started(args.device, args.optimizer, shard=args.shard)
+        try:
+            return _train(args, processes)
+        finally:
+            processes.close()
 
     return exit_code(work, "Interrupted; the same command resumes from the .state beside the result, if it was saved.")
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace, processes: Processes) -> int:
     state, config, plot = (args.out.with_name(f"{args.out.name}.{end}") for end in ("state", "toml", "svg"))
     settings, lora = options.settings(args), options.lora(args)
     for name, least in (("steps", 1), ("rank", 0), ("save_every", 1), ("keep", 0)):
@@ -80,7 +87,9 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
         )
-    previews = _previews(args)
+    check_memory(args)
+    previews = _previews(args) if processes.first else None
+    device = processes.device or args.device
     model, metadata = load(args.model)
     if not args.rank and any(isinstance(layer, FrozenLinear) for layer in model.modules()):
         raise ValueError(f"{args.model[0]} is quantised, so only LoRAs can be trained on it; set --rank above 0.")
@@ -88,10 +97,11 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(f"--rank is {args.rank}, but the model's layers are {model.config.dim} wide.")
     folder = Folder(args.clips, model.config)
     check_paths([*args.model, *folder.paths], outputs, force=True)
-    model.to(args.device, weight_dtype(model, float32=args.float32 or not args.rank))
+    model.to(weight_dtype(model, float32=args.float32 or not args.rank))
+    place(model, device, args.offload_blocks)
     if lora is not None:
         torch.manual_seed(args.seed)  # the LoRAs' first weights
-        add_lora(model, lora)
+        add_lora(model, lora, device)
     trainer = Trainer(
         model,
         folder,
@@ -99,18 +109,25 @@ def _train(args: argparse.Namespace) -> int:
         args.steps,
         autocast=not args.float32,
         recompute=not args.keep_activations,
+        offload_activations=args.offload_activations,
         lora=lora,
         clips=folder.names(),
         buckets=folder.buckets(),
+        processes=processes,
     )
     if state.exists():
         for note in trainer.resume(state):
-            sys.stderr.write(f"{note}\n")
-    scalars = curves.tensorboard(args.tensorboard, len(trainer.history)) if args.tensorboard else None
-    options.write(args, config)
+            sys.stderr.write(f"{note}\n" if processes.first else "")
+    trainer.collect()
+    board = args.tensorboard if processes.first else None
+    scalars = curves.tensorboard(board, len(trainer.history)) if board else None
+    if processes.first:
+        options.write(args, config)
     if previews is not None and not trainer.history:
         previews.generate(0, partial(write, trainer, metadata=metadata))
     for step in trainer.run(state, args.save_every):
+        if not processes.first:
+            continue
         write(trainer, args.out, metadata)
         curves.plot(trainer.history, plot)
         if scalars is not None:
@@ -122,6 +139,18 @@ def _train(args: argparse.Namespace) -> int:
         if previews is not None and (step % args.validate_every == 0 or step == args.steps):
             previews.generate(step, partial(write, trainer, metadata=metadata))
     return 0
+
+
+def check_memory(args: argparse.Namespace) -> None:
+    """Raise ValueError for ways of saving memory that do not go together."""
+    for name in ("offload_blocks", "offload_activations"):
+        if getattr(args, name) and args.keep_activations:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} needs activations that are recomputed; leave out --keep-activations.")
+    if args.offload_blocks and not args.rank:
+        raise ValueError("--offload-blocks is for weights that are not trained; set --rank above 0.")
+    if args.offload_blocks and args.shard:
+        raise ValueError("--offload-blocks and --shard are two ways of holding less on a card; choose one.")
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
 from ..flow import Noised, Samples, Settings, divided, losses, noised, shares
@@ -23,18 +22,11 @@ from ..lora import Lora
 from ..model import OviModel
 from ..references import References
 from ..writing import writing
+from .distributed import Processes, share_state
+from .offload import recompute_blocks
 from .optimizers import learning_rate, optimizer
 
 STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved, beside the clips' names
-
-
-def recompute_blocks(layers: int) -> dict[str, Any]:
-    """Return `transformer_options` that recompute a block's activations for its gradient instead of storing them."""
-
-    def replace(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
-        return recomputed(extra["original_block"], args, use_reentrant=False)
-
-    return {"patches_replace": {"dit": {("double_block", i): replace for i in range(layers)}}}
 
 
 class Trainer:
@@ -42,9 +34,10 @@ class Trainer:
 
     It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
     dropped text (None: no tokens). `lora` are the LoRAs that the model has. `autocast` computes in bfloat16 where that
-    is safe, without changing the weights; `recompute` stores no activations within a block. `clips` names the samples,
-    so that resuming with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none:
-    all do).
+    is safe, without changing the weights; `recompute` stores no activations within a block, and with
+    `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming with other ones
+    can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do). `processes` train the
+    model together, each with a batch of its own.
     """
 
     def __init__(
@@ -57,11 +50,15 @@ class Trainer:
         empty: Tensor | None = None,
         autocast: bool = False,
         recompute: bool = False,
+        offload_activations: bool = False,
         lora: Lora | None = None,
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = Processes() if processes is None else processes
         self.model = model
+        called = self.processes.prepared(model)
         self.samples = samples
         self.settings = settings
         self.steps = steps
@@ -76,8 +73,11 @@ class Trainer:
         self.optimizer = optimizer(list(self.trained.values()), settings)
         self.draw = torch.Generator().manual_seed(settings.seed)
         self.history: list[tuple[float, float]] = []  # of each step: the video's loss, the audio's
-        options = recompute_blocks(model.config.num_layers) if recompute else None
-        self.call = partial(model, transformer_options=options)
+        self.whole = self.averaged  # with the shares of all processes, as of the last save
+        pin = self.device.type == "cuda"
+        layers = model.config.num_layers
+        options = recompute_blocks(layers, on_cpu=offload_activations, pin=pin) if recompute else None
+        self.call = partial(called, transformer_options=options)
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -85,7 +85,7 @@ class Trainer:
 
     def _chosen(self) -> list[int]:
         """Draw the samples of a step, all of which fit into one batch."""
-        count = self.settings.batch * self.settings.accumulate
+        count = self.settings.batch * self.settings.accumulate * self.processes.size
         if not self.buckets or count == 1:
             return torch.randint(len(self.samples), (count,), generator=self.draw).tolist()
         first = int(torch.randint(len(self.samples), (1,), generator=self.draw))
@@ -94,16 +94,21 @@ class Trainer:
 
     def _gradients(self, batch: Noised) -> tuple[Tensor, Tensor]:
         """Add the gradients of a step, part by part; return its losses for video and audio, of the whole batch."""
-        parts = divided(batch, self.settings.accumulate)
+        processes, count = self.processes, self.settings.accumulate
+        parts = divided(batch, count * processes.size)
+        own = list(zip(parts, shares(batch, parts), strict=True))[processes.rank * count :][:count]
         found = []
-        for part, (of_video, of_audio) in zip(parts, shares(batch, parts), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                video, audio = losses(self.call, moved(part, self.device))
-            video, audio = of_video * video, of_audio * audio
-            (video + self.settings.audio_weight * audio).backward()
+        for i, (part, (of_video, of_audio)) in enumerate(own):
+            with processes.gathering(last=i == count - 1):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                    video, audio = losses(self.call, moved(part, self.device))
+                video, audio = of_video * video, of_audio * audio
+                # The processes' gradients become their mean, where accumulated ones become their sum.
+                (processes.size * (video + self.settings.audio_weight * audio)).backward()
             found.append((video.detach(), audio.detach()))
         videos, audios = zip(*found, strict=True)
-        return torch.stack(videos).sum(), torch.stack(audios).sum()
+        video, audio = processes.summed(torch.stack([torch.stack(videos).sum(), torch.stack(audios).sum()]))
+        return video, audio
 
     def step(self) -> tuple[float, float]:
         """Take the next step; return its losses for video and audio.
@@ -122,11 +127,12 @@ class Trainer:
             split=step < settings.split_steps and chance < settings.split,
         )
         if self.lora is not None and self.lora.dropout:
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # what dropout draws from
+            seed = int(torch.randint(2**62, (1,), generator=self.draw))
+            torch.manual_seed(seed + self.processes.rank)  # what dropout draws from
         video, audio = self._gradients(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(step)
-        norm = nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm)
+        norm = self.processes.full(nn.utils.clip_grad_norm_(self.trained.values(), settings.max_norm))
         video_loss, audio_loss, gradient_norm = torch.stack([video, audio, norm]).tolist()
         if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
             raise ValueError(
@@ -144,11 +150,19 @@ class Trainer:
         self.history.append((video_loss, audio_loss))
         return self.history[-1]
 
+    def collect(self) -> None:
+        """Bring the averaged weights together as `whole`, on the first process; every process calls it."""
+        self.whole = self.processes.whole(self.averaged)
+
     def save(self, path: Path) -> None:
-        """Write everything needed to resume."""
-        trained = {name: p.detach() for name, p in self.trained.items()}
-        settings = _described(self.settings, self.lora)
-        state = (settings, trained, self.averaged, self.optimizer.state_dict(), self.draw.get_state(), self.history)
+        """Write everything needed to resume, with the first process; every process calls it."""
+        self.collect()
+        trained = self.processes.whole({name: p.detach() for name, p in self.trained.items()})
+        optimizer = self.processes.whole(self.optimizer.state_dict())
+        if not self.processes.first:
+            return
+        settings = _described(self.settings, self.lora, self.processes.size)
+        state = (settings, trained, self.whole, optimizer, self.draw.get_state(), self.history)
         with writing(path) as part:
             torch.save(dict(zip(STATE, state, strict=True), clips=self.clips), part)
 
@@ -164,7 +178,7 @@ class Trainer:
             except Exception as error:  # torch.load raises anything on a damaged file
                 raise ValueError(f"{path} is not a complete training state; delete it to start again.") from error
         settings = _described(Settings(), Lora(1)) | settings  # of a version without some of them
-        now = _described(self.settings, self.lora)
+        now = _described(self.settings, self.lora, self.processes.size)
         if changed := [key for key, value in now.items() if settings[key] != value]:
             raise ValueError(
                 f"{path} was trained with another {', '.join(changed)} "
@@ -174,9 +188,9 @@ class Trainer:
             raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(trained[name])
-                self.averaged[name].copy_(averaged[name])
-        self.optimizer.load_state_dict(optimizer)
+                parameter.copy_(self.processes.share(trained[name], parameter))
+                self.averaged[name].copy_(self.processes.share(averaged[name], parameter))
+        self.optimizer.load_state_dict(share_state(self.processes, optimizer, list(self.trained.values())))
         self.draw.set_state(draw)
         self.history = history
         before, after = set(state.get("clips", self.clips)), set(self.clips)
@@ -193,8 +207,10 @@ class Trainer:
         Training that has already ended yields once all the same: its output file may be lost.
         """
         if len(self.history) >= self.steps:
+            self.collect()
             yield len(self.history)
-        with tqdm(initial=len(self.history), total=self.steps, unit="step", dynamic_ncols=True) as progress:
+        shown = {"unit": "step", "dynamic_ncols": True, "disable": not self.processes.first}
+        with tqdm(initial=len(self.history), total=self.steps, **shown) as progress:
             while len(self.history) < self.steps:
                 video, audio = self.step()
                 progress.set_postfix(video=f"{video:.4f}", audio=f"{audio:.4f}", refresh=False)
@@ -223,9 +239,9 @@ def moved(batch: Noised, device: torch.device) -> Noised:
     )
 
 
-def _described(settings: Settings, lora: Lora | None) -> dict[str, Any]:
+def _described(settings: Settings, lora: Lora | None, processes: int = 1) -> dict[str, Any]:
     """Return what two runs must share; the rank of the LoRAs shows in the sizes of their weights."""
-    described = dataclasses.asdict(settings)
+    described = {**dataclasses.asdict(settings), "number of processes": processes}
     if lora is not None:
         shared = {"alpha": lora.alpha, "dropout": lora.dropout, "layers": tuple(lora.layers), "tower": lora.tower}
         described |= {f"LoRA {name}": value for name, value in shared.items()}
