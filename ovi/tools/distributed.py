@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -38,13 +37,6 @@ class Processes:
     def prepared(self, model: OviModel) -> Callable[..., Any]:
         """Make a model ready to be trained, in place; return what to call for a step."""
         return model
-
-    def gathering(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Return the context of one part of a step: with the `last` one the processes bring their gradients together.
-
-        That gives their mean.
-        """
-        return nullcontext()
 
     def summed(self, numbers: Tensor) -> Tensor:
         """Add up the numbers of all processes."""
@@ -77,7 +69,6 @@ class Several(Processes):
         self.shard = shard
         self.rank, self.size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self._called: Any = None
 
     def prepared(self, model: OviModel) -> Callable[..., Any]:
         """Share the model out, or let accelerate wrap it in DDP."""
@@ -87,14 +78,8 @@ class Several(Processes):
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         # What is not trained is equal everywhere, and may be in RAM: it is not sent.
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
-        self._called = self.accelerator.prepare_model(model, device_placement=False)
-        return self._called  # type: ignore[no-any-return]
-
-    def gathering(self, *, last: bool) -> AbstractContextManager[Any]:
-        """Leave the gradients to their process until the last part; shares are added up in every part."""
-        if last or self.shard:
-            return nullcontext()
-        return self.accelerator.no_sync(self._called)  # type: ignore[no-any-return]
+        called: Callable[..., Any] = self.accelerator.prepare_model(model, device_placement=False)
+        return called
 
     def summed(self, numbers: Tensor) -> Tensor:
         """Add up the numbers of all processes."""

@@ -98,13 +98,13 @@ class Trainer:
         parts = divided(batch, count * processes.size)
         own = list(zip(parts, shares(batch, parts), strict=True))[processes.rank * count :][:count]
         found = []
-        for i, (part, (of_video, of_audio)) in enumerate(own):
-            with processes.gathering(last=i == count - 1):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                    video, audio = losses(self.call, moved(part, self.device))
-                video, audio = of_video * video, of_audio * audio
-                # The processes' gradients become their mean, where accumulated ones become their sum.
-                (processes.size * (video + self.settings.audio_weight * audio)).backward()
+        for part, (of_video, of_audio) in own:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                video, audio = losses(self.call, moved(part, self.device))
+            video, audio = of_video * video, of_audio * audio
+            # Of several processes' gradients each part gets the mean. (DDP's no_sync would get it once a step, but
+            # otherwise rounded after a resume.)
+            (processes.size * (video + self.settings.audio_weight * audio)).backward()
             found.append((video.detach(), audio.detach()))
         videos, audios = zip(*found, strict=True)
         video, audio = processes.summed(torch.stack([torch.stack(videos).sum(), torch.stack(audios).sum()]))
