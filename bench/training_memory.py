@@ -1,19 +1,25 @@
 """The memory that a step of training needs on the card: `python -m bench.training_memory` prints the tables.
 
 Nothing is run: whole steps of LoRAs, forward, backward and the optimiser's, are traced with fake tensors on the
-full-size model with all its layers. Counted are the base's weights, the activations, and the LoRAs in float32 with
-their gradients, AdamW's two numbers each and the average. A test compares such a trace with what PyTorch allocates in a
-real step of a small model. 1 GB is 10^9 bytes.
+full-size model, at 2 and at 3 layers: each further one adds what the third does. Counted are the base's weights, the
+activations, and the LoRAs in float32 with their gradients, AdamW's two numbers each and the average. A test compares
+such a trace with what PyTorch allocates in a real step of a small model. 1 GB is 10^9 bytes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
 from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bench import trace
 from bench.memory import CONFIG
@@ -21,13 +27,50 @@ from ovi.config import OviConfig
 from ovi.flow import Noised, Sample, Settings, losses
 from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
+from ovi.tools import offload
 from ovi.tools.convert import FORMATS, MATRIX
 from ovi.tools.frozen import FrozenLinear
 from ovi.tools.trainer import Trainer
 
 CLIPS = [(704, 704, 121), (960, 960, 121), (960, 960, 241)]
 RANK, RANKS = 32, (16, 128)
+LAYERS = 2, 3
 CPU = torch.device("cpu")  # of the fake tensors too, in whose sizes no device shows
+
+
+class Live(TorchDispatchMode):
+    """The bytes of all tensors on the card that are alive, and the most that there were.
+
+    PyTorch's MemTracker says the same, but goes through all tensors at every operation, which takes minutes here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self._storages: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor's storage until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if tensor.device != CPU or key in self._storages:
+            return
+
+        def freed(_: Any) -> None:
+            del self._storages[key]
+            self.bytes -= size
+
+        self._storages[key] = weakref.ref(storage, freed)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count what it makes."""
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if isinstance(made, Tensor):
+                self.add(made)
+        return out
 
 
 def base_model(base: str, config: OviConfig, attention: Callable[..., Tensor]) -> OviModel:
@@ -64,7 +107,6 @@ def made(
     The weights of the last `blocks` blocks have the device "meta", which stands for RAM, until they are used.
     """
     model = base_model(base, config, attention)
-    hold(model)
     in_ram(model, blocks)
     lora = Lora(rank)
     add_lora(model, lora, CPU)
@@ -78,14 +120,6 @@ def made(
     return trainer
 
 
-def hold(model: OviModel) -> None:
-    """Make buffers of a model's weights, in place: the tracker wants a gradient of each parameter."""
-    for module in model.modules():
-        for name, weight in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, weight.data)
-
-
 def in_ram(model: OviModel, blocks: int) -> None:
     """Have the weights of the last blocks' linear layers come when they run, as `offload.place` does."""
     if blocks:
@@ -94,10 +128,13 @@ def in_ram(model: OviModel, blocks: int) -> None:
         for block in list(tower.blocks)[model.config.num_layers - blocks :]:
             for layer in block.modules():
                 if isinstance(layer, (nn.Linear, FrozenLinear)):
-                    there = {name: weight.data.to("meta") for name, weight in layer.named_buffers()}
-                    add_hook_to_module(
-                        layer, AlignDevicesHook(CPU, offload=True, weights_map=there, offload_buffers=True)
-                    )
+                    there = {}
+                    for name, weight in list(layer.named_parameters()):  # accelerate makes no fake parameters anew
+                        there[name] = weight.data.to("meta")
+                        delattr(layer, name)
+                        layer.register_buffer(name, weight.data)
+                    hook = AlignDevicesHook(CPU, offload=True, weights_map=there, offload_buffers=True)
+                    add_hook_to_module(layer, hook)
 
 
 def step(trainer: Trainer) -> None:
@@ -124,6 +161,29 @@ def held(trainer: Trainer) -> list[Tensor]:
     return [tensor.detach() for tensor in tensors if tensor.device == CPU]
 
 
+class InRam(saved_tensors_hooks):
+    """Stores what autograd saves on the device "meta", which stands for RAM."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(lambda tensor: tensor.to("meta"), lambda tensor: tensor.to(CPU))
+
+
+def full_bytes(base: str, clip: tuple[int, int, int], *, rank: int = RANK, blocks: bool = False, **saved: bool) -> int:
+    """Return what `step_bytes` gives for the model's whole number of layers; `blocks`: all blocks are in RAM."""
+    shallow, deep = (
+        step_bytes(
+            base,
+            clip,
+            rank=rank,
+            config=dataclasses.replace(CONFIG, num_layers=layers),
+            blocks=layers * blocks,
+            **saved,
+        )
+        for layers in LAYERS
+    )
+    return shallow + (deep - shallow) * (CONFIG.num_layers - LAYERS[0])
+
+
 def step_bytes(
     base: str,
     clip: tuple[int, int, int],
@@ -138,10 +198,42 @@ def step_bytes(
 
     `saved` are the options of Trainer that save memory; `blocks` are as many that are in RAM until they run.
     """
-    with FakeTensorMode():
+    with FakeTensorMode(), patch.object(offload, "save_on_cpu", InRam):
         trainer = made(base, clip, config, attention, rank, blocks, **saved)
-        tracker = MemTracker()
-        tracker.track_external(*held(trainer))
-        with tracker:
+        live = Live()
+        for tensor in held(trainer):
+            live.add(tensor)
+        with live:
             step(trainer)
-    return int(tracker.get_tracker_snapshot("peak")[CPU]["Total"])
+    return live.peak
+
+
+WAYS: dict[str, dict[str, Any]] = {  # how memory is saved: the title of a column, and what is asked for
+    "default": {"recompute": True},
+    "`--offload-activations`": {"recompute": True, "offload_activations": True},
+    "`--offload-blocks 30`": {"recompute": True, "blocks": True},
+    "both": {"recompute": True, "offload_activations": True, "blocks": True},
+    "`--keep-activations`": {"recompute": False},
+}
+
+
+def row(base: str, clip: tuple[int, int, int], rank: int) -> str:
+    """Return a row of the table."""
+    sizes = [full_bytes(base, clip, rank=rank, **way) for way in WAYS.values()]
+    width, height, frames = clip
+    cells = [f"{size / 1e9:.1f} GB" for size in sizes]
+    return f"| {width} x {height} x {frames} | {base} | {rank} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table of what a step needs, row by row."""
+    print(f"| Clip | Base | Rank | {' | '.join(WAYS)} |\n{'|---' * (3 + len(WAYS))}|")
+    for clip in CLIPS:
+        for base in FORMATS if clip == CLIPS[0] else ("fp8", "nvfp4"):
+            print(row(base, clip, RANK), flush=True)
+    for rank in RANKS:
+        print(row("fp8", CLIPS[0], rank), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -65,14 +65,10 @@ def test_two_processes_are_one_with_twice_the_batch(ranks, mode):
         history = [run.step() for _ in range(training_processes.STEPS)]
         expected = training_processes.found(run)
         torch.testing.assert_close(got["history"], history, rtol=CLOSE, atol=0)
-        assert got["gradients"].keys() == expected["gradients"].keys()
-        flat, exact = (
-            torch.cat([of["gradients"][name].flatten() for name in got["gradients"]]) for of in (got, expected)
-        )
-        assert (flat - exact).norm() / exact.norm() < CLOSE
-        for kind in ("trained", "averaged"):
-            for name, weights in expected[kind].items():
-                torch.testing.assert_close(got[kind][name], weights, rtol=1e-3, atol=1e-5)
+        for kind in ("gradients", "trained", "averaged"):
+            assert got[kind].keys() == expected[kind].keys()
+            flat, exact = (torch.cat([of[kind][name].flatten() for name in got[kind]]) for of in (got, expected))
+            assert (flat - exact).norm() / exact.norm() < CLOSE, kind
 
 
 def test_towers_without_a_loss_were_among_them(ranks):
@@ -98,7 +94,7 @@ def test_a_model_that_is_shared_out(ranks):
             assert own == pytest.approx(whole / (1 + options["shard"]), rel=0.01)
 
 
-def test_the_command_line(ranks, folder, capsys, monkeypatch):
+def test_the_command_line(ranks, folder, capsys):
     """The first process writes all files, with the weights of one with twice the batch, and one alone cannot go on."""
     assert [rank["exit code"] for rank in ranks] == [0, 0]
     found = load_file(folder / "out.safetensors")
