@@ -10,26 +10,34 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from comfy_kitchen.tensor import QuantizedTensor
 from torch.distributed.tensor import DTensor
 
+from ovi.model import OviModel
 from ovi.tools import curves, options
 from ovi.tools import train as tool
 from ovi.tools import trainer as trainer_module
+from ovi.tools.convert import FORMATS, MATRIX
 from ovi.tools.distributed import Several, started
+from ovi.tools.frozen import FrozenLinear
 from ovi.tools.trainer import Trainer
 
-from . import ROOT
+from . import ROOT, golden_model
+from .golden_model import load
 from .training import SETTINGS, clips, trainer
 
 STEPS, SIZE = 2, 2
 SAMPLES = [clip._replace(audio=None) if i > 2 else clip for i, clip in enumerate(clips(6))]
 MODES: dict[str, dict[str, Any]] = {  # by name: what is trained, and whether it is shared out
     "ddp": {"shard": False, "rank": 4, "buckets": [range(3), range(3, 6)], "recompute": True},
-    "fsdp": {"shard": True, "rank": 4, "recompute": True, "offload_activations": True},
+    "fsdp": {"shard": True, "base": "fp8", "rank": 4, "recompute": True, "offload_activations": True},
     "fsdp, whole model": {"shard": True},
 }
 
@@ -37,9 +45,24 @@ MODES: dict[str, dict[str, Any]] = {  # by name: what is trained, and whether it
 def make(mode: str, batch: int, accumulate: int, **more: Any) -> Trainer:
     """Return a trainer as a mode says."""
     given = {name: value for name, value in MODES[mode].items() if name != "shard"}
+    base = given.pop("base", None)
     settings = dataclasses.replace(SETTINGS, batch=batch, accumulate=accumulate, seed=1)
     samples = SAMPLES if "buckets" in given else SAMPLES[:3]
-    return trainer(settings, STEPS, samples=samples, **given, **more)
+    with patch.object(golden_model, "load", partial(quantised, base)) if base else nullcontext():
+        return trainer(settings, STEPS, samples=samples, **given, **more)
+
+
+def quantised(base: str) -> OviModel:
+    """Return the golden model with its matrices in a quantised format, everything else in float32."""
+    model, form = load(), FORMATS[base]
+    assert form is not None
+    for name, weight in list(model.named_parameters()):
+        if MATRIX.fullmatch(name):
+            layer = name.removesuffix(".weight")
+            stored = QuantizedTensor.from_float(weight, form.layout, **form.options).state_dict("")
+            like = model.get_submodule(layer)
+            model.set_submodule(layer, FrozenLinear(form.name, stored[""], {"scale": stored["_scale"]}, like))
+    return model
 
 
 def found(run: Trainer) -> dict[str, Any]:
