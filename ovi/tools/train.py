@@ -87,7 +87,7 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
         raise ValueError(
             f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
         )
-    check_memory(args)
+    check_memory(args, processes.size)
     previews = _previews(args) if processes.first else None
     device = processes.device or args.device
     model, metadata = load(args.model)
@@ -141,7 +141,7 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
     return 0
 
 
-def check_memory(args: argparse.Namespace) -> None:
+def check_memory(args: argparse.Namespace, processes: int) -> None:
     """Raise ValueError for ways of saving memory that do not go together."""
     for name in ("offload_blocks", "offload_activations"):
         if getattr(args, name) and args.keep_activations:
@@ -149,8 +149,8 @@ def check_memory(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} needs activations that are recomputed; leave out --keep-activations.")
     if args.offload_blocks and not args.rank:
         raise ValueError("--offload-blocks is for weights that are not trained; set --rank above 0.")
-    if args.offload_blocks and args.shard:
-        raise ValueError("--offload-blocks and --shard are two ways of holding less on a card; choose one.")
+    if args.offload_blocks and processes > 1:
+        raise ValueError(f"--offload-blocks is for one process, but there are {processes}; use --shard instead.")
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovi.tools import distributed
+from ovi.tools import distributed, options
 from ovi.tools import train as tool
 from support import golden_model, training_processes
 from support.training import clips, tensors
@@ -135,3 +135,10 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ValueError, match="Several processes need the Python package accelerate: run pip install"):
         distributed.started("cpu", "adamw", shard=False)
+
+
+def test_blocks_in_ram_are_for_one_process():
+    args = options.parse(["m", "--clips", "c", "--out", "o", "--offload-blocks", "1"])
+    tool.check_memory(args, 1)
+    with pytest.raises(ValueError, match="--offload-blocks is for one process, but there are 2; use --shard instead"):
+        tool.check_memory(args, 2)
