@@ -87,11 +87,11 @@ def test_killed_and_resumed(ranks, mode):
 
 def test_a_model_that_is_shared_out(ranks):
     """With FSDP2 each process has a half of all weights, and with DDP all of them."""
-    for mode, options in training_processes.MODES.items():
+    for mode, given in training_processes.MODES.items():
         for rank in ranks:
-            assert rank[mode]["shared"] == {options["shard"]}
+            assert rank[mode]["shared"] == {given["shard"]}
             own, whole = rank[mode]["numbers"]
-            assert own == pytest.approx(whole / (1 + options["shard"]), rel=0.01)
+            assert own == pytest.approx(whole / (1 + given["shard"]), rel=0.01)
 
 
 def test_the_command_line(ranks, folder, capsys):
