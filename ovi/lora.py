@@ -152,14 +152,21 @@ class Lora:
 class LowRank(nn.Module):
     """A trained product of two low-rank matrices, zero at first."""
 
-    def __init__(self, like: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        """`like` has `in_features` and `out_features`, as PyTorch's linear layers do."""
+    def __init__(
+        self,
+        like: nn.Module,
+        rank: int,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """`like` has `in_features` and `out_features`, as linear layers do, and the device where none is given."""
         super().__init__()
         self.scale = scale
         self.dropout = dropout
         # To the type checker, what a module holds is a tensor or a module.
         inputs, outputs = int(like.in_features), int(like.out_features)  # type: ignore[arg-type]
-        device = next(chain(like.parameters(), like.buffers())).device
+        device = next(chain(like.parameters(), like.buffers())).device if device is None else device
         self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)
         self.lora_B = nn.Linear(rank, outputs, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
@@ -174,9 +181,16 @@ class LowRank(nn.Module):
 class LoraLinear(LowRank):
     """A frozen linear layer plus a trained product of two low-rank matrices."""
 
-    def __init__(self, base: nn.Module, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        """`base` has `in_features` and `out_features`, as PyTorch's linear layers do."""
-        super().__init__(base, rank, scale, dropout)
+    def __init__(
+        self,
+        base: nn.Module,
+        rank: int,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """All are as for `LowRank`."""
+        super().__init__(base, rank, scale, dropout, device)
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,11 +199,14 @@ class LoraLinear(LowRank):
         return self.base(x) + added
 
 
-def add_lora(model: OviModel, lora: Lora | int) -> None:
-    """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place."""
+def add_lora(model: OviModel, lora: Lora | int, device: torch.device | str | None = None) -> None:
+    """Freeze a model and add LoRAs (an int: of that rank, to all that can have one), in place.
+
+    They are on the device of their layer, or on another one, where the layer is there only while it runs.
+    """
     lora = lora if isinstance(lora, Lora) else Lora(lora)
     for name, layer in adaptable(model, lora).items():
-        model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout))
+        model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout, device))
 
 
 def adaptable(model: OviModel, lora: Lora) -> dict[str, nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from . import options, train
 from .clips import Prompts, read_context
 from .distiller import CURVES, Distiller, Size
 from .files import check_paths, exit_code, program
+from .offload import place
 
 STEPS, GUIDANCE_STEPS = 4, 20  # of the student, where --student-steps does not say it
 DMD_ITERATIONS = 500
@@ -66,6 +68,9 @@ def _distil(args: argparse.Namespace) -> int:
         raise ValueError("--rank is 0, but what is distilled is a LoRA; set it above 0.")
     dmd_iterations = _dmd_iterations(args)
     recipe = _recipe(args)
+    train.check_memory(args, processes=1)
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(f"Distillation runs in one process, but {count} were started; start it without a launcher.")
     files = train.prepared(args, CURVES)
     if files.previews is not None and args.workflow is None:
         from .previews import in_few_steps
@@ -80,7 +85,8 @@ def _distil(args: argparse.Namespace) -> int:
     negatives = _negatives(args, config)
     read = [*args.model, *prompts.paths, *filter(None, (args.video_negative, args.audio_negative))]
     check_paths(sorted(set(read)), files.outputs, force=True)
-    model.to(args.device, train.weight_dtype(model, float32=args.float32))
+    model.to(train.weight_dtype(model, float32=args.float32))
+    place(model, args.device, args.offload_blocks)
     torch.manual_seed(args.seed)  # the LoRA's first weights
     distiller = Distiller(
         model,
@@ -94,6 +100,8 @@ def _distil(args: argparse.Namespace) -> int:
         negatives=negatives,
         autocast=not args.float32,
         recompute=not args.keep_activations,
+        offload_activations=args.offload_activations,
+        device=args.device,
         clips=prompts.names(),
         buckets=prompts.buckets(),
     )

@@ -24,7 +24,7 @@ from ..model import OviModel
 from ..references import References
 from ..sampling import shifted
 from .optimizers import learning_rate, optimizer
-from .trainer import Trainer, recompute_blocks, update
+from .trainer import Trainer, update
 
 STUDENT, CRITIC = "student", "critic"
 CURVES = "trajectory", "dmd", "critic"
@@ -77,10 +77,12 @@ class Distiller(Trainer):
         negatives: tuple[Tensor, Tensor] | None = None,
         autocast: bool = False,
         recompute: bool = False,
+        offload_activations: bool = False,
+        device: torch.device | str | None = None,
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.adapters = Adapters(model, lora)
+        self.adapters = Adapters(model, lora, device)
         student = self.adapters.add(STUDENT)
         super().__init__(
             model,
@@ -89,6 +91,7 @@ class Distiller(Trainer):
             iterations + dmd_iterations,
             autocast=autocast,
             recompute=recompute,
+            offload_activations=offload_activations,
             lora=lora,
             clips=clips,
             buckets=buckets,
@@ -97,7 +100,6 @@ class Distiller(Trainer):
         self.averaged = {name: weight.detach().float().clone() for name, weight in student.items()}
         self.recipe, self.size, self.iterations = recipe, size, iterations
         self.negatives = (self.empty, self.empty) if negatives is None else negatives
-        self.options = recompute_blocks(model.config.num_layers) if recompute else None
         self.sigmas = distillation.schedule(recipe.student_steps, settings.shift)
         self.frames = deque[FirstFrame](maxlen=FIRST_FRAMES)
         self.critic: dict[str, nn.Parameter] = {}  # of the second stage
@@ -126,7 +128,9 @@ class Distiller(Trainer):
             self._update_critic(step)
             losses = self._gradients_of(STUDENT, self._dmd)
             of_stage = step - self.iterations
-        self.history.append(update(self.trained, self.optimizer, self.lr(step), self.settings.max_norm, losses, step))
+        self.history.append(
+            update(self.trained, self.optimizer, self.lr(step), self.settings.max_norm, losses, step, self.processes)
+        )
         self.average(of_stage)
         return self.history[-1]
 
@@ -149,7 +153,15 @@ class Distiller(Trainer):
         recipe = self.recipe
         for _ in range(recipe.critic_updates):
             losses = self._gradients_of(CRITIC, self._critic)
-            found = update(self.critic, self.critic_optimizer, recipe.critic_lr, self.settings.max_norm, losses, step)
+            found = update(
+                self.critic,
+                self.critic_optimizer,
+                recipe.critic_lr,
+                self.settings.max_norm,
+                losses,
+                step,
+                self.processes,
+            )
             self.critic_history.append(found)
 
     def _gradients_of(self, name: str, losses_of: Callable[[Batch], Losses]) -> Losses:

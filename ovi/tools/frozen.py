@@ -6,7 +6,7 @@ A weight stays in its format and is dequantised each time that it is used, in th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,13 +44,22 @@ class FrozenLinear(nn.Module):
         for part, tensor in {"stored": weight, **scales}.items():
             self.forms[part] = _Form(tensor.dtype, tensor.shape)
             # As bytes, which keep their meaning where a module's floating-point numbers are converted.
-            self.register_buffer(part, tensor.contiguous().flatten().view(torch.uint8), persistent=False)
+            numbers = tensor.contiguous().flatten().view(torch.uint8)
+            self.register_parameter(part, nn.Parameter(numbers, requires_grad=False))
 
-    def dequantised(self, dtype: torch.dtype) -> Tensor:
-        """Return the weight, [outputs, inputs]."""
+    def parts(self) -> list[Tensor]:
+        """Return the bytes of the weight and of its scales, in the order of `forms`."""
+        return [getattr(self, part) for part in self.forms]
+
+    def dequantised(self, dtype: torch.dtype, of: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the weight, [outputs, inputs], of the layer's own parts, or `of` some that it had before."""
         from comfy_kitchen.tensor import QuantizedTensor, get_layout_class
 
-        parts = {part: getattr(self, part).view(form.dtype).view(form.shape) for part, form in self.forms.items()}
+        stored_parts = self.parts() if of is None else of
+        parts = {
+            part: numbers.view(form.dtype).view(form.shape)
+            for (part, form), numbers in zip(self.forms.items(), stored_parts, strict=True)
+        }
         stored = parts.pop("stored")
         shape = self.out_features, self.in_features
         params = get_layout_class(self.layout).Params(**parts, orig_dtype=dtype, orig_shape=shape)
@@ -62,21 +71,26 @@ class FrozenLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         bias = self.bias
-        y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, self, *self.parts())  # type: ignore[no-untyped-call]
         return y if bias is None else y + bias.to(y.dtype)
 
 
 class _Product(torch.autograd.Function):
-    """x times a weight that is dequantised for it, and again for its gradient, so that it is stored in neither."""
+    """x times a weight that is dequantised for it, and again for its gradient, so that it is stored in neither.
+
+    The parts of the weight are saved as autograd saves a weight: by the backward pass the layer may have other ones.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: FrozenLinear, *parts: Tensor) -> Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.dequantised(x.dtype))
+        ctx.save_for_backward(*parts)
+        return F.linear(x, layer.dequantised(x.dtype, parts))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient @ ctx.layer.dequantised(gradient.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        parts = ctx.saved_tensors
+        return gradient @ ctx.layer.dequantised(gradient.dtype, parts), None, *(None for _ in parts)
 
 
 def freeze(model: OviModel, sd: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,5 +117,7 @@ def freeze(model: OviModel, sd: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name == "nvfp4":
             scales = {"scale": left.pop(f"{layer}.weight_scale_2"), "block_scale": scale}
         left.pop(f"{layer}.input_scale", None)  # of inputs in 8 bits, which training has in 16 or 32
-        model.set_submodule(layer, FrozenLinear(name, weight, scales, like))
+        frozen = FrozenLinear(name, weight, scales, like)
+        left |= {f"{layer}.{part}": numbers for part, numbers in zip(frozen.forms, frozen.parts(), strict=True)}
+        model.set_submodule(layer, frozen)
     return left

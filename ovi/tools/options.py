@@ -162,7 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--dropout", type=float, default=0.0, help="share of their inputs that are zero in a step")
     chosen = parser.add_argument_group("settings, which resuming does not change")
     add_fields(chosen, Settings(), ABOUT)
-    add_rest(parser)
+    memory = add_rest(parser)
+    memory.add_argument("--shard", action="store_true", help="share the model out among several processes (FSDP2)")
     return parser
 
 
@@ -189,8 +190,8 @@ def add_fields(group: argparse._ArgumentGroup, defaults: Any, about: Mapping[str
         )
 
 
-def add_rest(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what is written, and of how it is computed."""
+def add_rest(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of what is written, and of how it is computed; return the group of those that save memory."""
     saved = parser.add_argument_group("what is written")
     saved.add_argument("--save-every", type=int, default=100, metavar="STEPS")
     saved.add_argument("--keep", type=int, default=0, metavar="N", help="of the results on the way, the last N")
@@ -201,6 +202,12 @@ def add_rest(parser: argparse.ArgumentParser) -> None:
     shown.add_argument("--loras", type=Path, metavar="FOLDER", help="that ComfyUI's models/loras, to write LoRAs to")
     shown.add_argument("--server", default="http://127.0.0.1:8188", help="that ComfyUI (%(default)s)")
     shown.add_argument("--workflow", type=Path, metavar="JSON", help="in API form; by default text to video")
+    memory = parser.add_argument_group("memory, for the same result")
+    memory.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
+    memory.add_argument("--offload-activations", action="store_true", help="keep those between blocks in RAM")
+    memory.add_argument(
+        "--offload-blocks", type=int, default=0, metavar="N", help="of the blocks, N stay in RAM until they run"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
-    parser.add_argument("--keep-activations", action="store_true", help="faster, but needs far more memory")
+    return memory

@@ -20,8 +20,10 @@ from ..model import OviModel
 from ..writing import writing
 from . import curves, options
 from .clips import Folder
+from .distributed import Processes, started
 from .files import check_paths, exit_code, program
 from .frozen import FrozenLinear, freeze
+from .offload import place
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -59,25 +61,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit code: 0, or 2 with one line on stderr, or 130 where it was interrupted."""
 
     def work() -> int:
-        return _train(options.parse(argv))
+        args = options.parse(argv)
+        processes = started(args.device, args.optimizer, shard=args.shard)
+        try:
+            return _train(args, processes)
+        finally:
+            processes.close()
 
     return exit_code(work, "Interrupted; the same command resumes from the .state beside the result, if it was saved.")
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: argparse.Namespace, processes: Processes) -> int:
     settings, lora = options.settings(args), options.lora(args)
     require_at_least(args, steps=1, rank=0, save_every=1, keep=0)
-    files = prepared(args, [""])
+    check_memory(args, processes.size)
+    files = prepared(args, [""], first=processes.first)
+    device = processes.device or args.device
     model, metadata = load(args.model)
     if not args.rank and any(isinstance(layer, FrozenLinear) for layer in model.modules()):
         raise ValueError(f"{args.model[0]} is quantised, so only LoRAs can be trained on it; set --rank above 0.")
     check_rank(args.rank, model)
     folder = Folder(args.clips, model.config)
     check_paths([*args.model, *folder.paths], files.outputs, force=True)
-    model.to(args.device, weight_dtype(model, float32=args.float32 or not args.rank))
+    model.to(weight_dtype(model, float32=args.float32 or not args.rank))
+    place(model, device, args.offload_blocks)
     if lora is not None:
         torch.manual_seed(args.seed)  # the LoRAs' first weights
-        add_lora(model, lora)
+        add_lora(model, lora, device)
     trainer = Trainer(
         model,
         folder,
@@ -85,9 +95,11 @@ def _train(args: argparse.Namespace) -> int:
         args.steps,
         autocast=not args.float32,
         recompute=not args.keep_activations,
+        offload_activations=args.offload_activations,
         lora=lora,
         clips=folder.names(),
         buckets=folder.buckets(),
+        processes=processes,
     )
     produce(trainer, args, files, metadata)
     return 0
@@ -116,8 +128,10 @@ def check_rank(rank: int, model: OviModel) -> None:
         raise ValueError(f"--rank is {rank}, but the model's layers are {model.config.dim} wide.")
 
 
-def prepared(args: argparse.Namespace, curves: Sequence[str]) -> Files:
+def prepared(args: argparse.Namespace, curves: Sequence[str], *, first: bool = True) -> Files:
     """Check the device and the files that a run writes, `curves` by what the trainer calls them.
+
+    `first`: this is the process that writes them.
 
     Raises ValueError for what cannot be used, before anything large is read.
     """
@@ -129,7 +143,7 @@ def prepared(args: argparse.Namespace, curves: Sequence[str]) -> Files:
         raise ValueError(
             f"{args.out} exists, but {state.name}, the state of its training, does not; choose another name."
         )
-    return Files(state, config, outputs, _previews(args))
+    return Files(state, config, outputs, _previews(args) if first else None)
 
 
 def beside(out: Path, end: str) -> Path:
@@ -144,19 +158,24 @@ def drawing(out: Path, name: str) -> Path:
 
 def produce(trainer: Trainer, args: argparse.Namespace, files: Files, metadata: Mapping[str, str]) -> None:
     """Train, or resume that; write the result and what else the options ask for at each save."""
+    first = trainer.processes.first
     if files.state.exists():
         for note in trainer.resume(files.state):
-            sys.stderr.write(f"{note}\n")
+            sys.stderr.write(f"{note}\n" if first else "")
+    trainer.collect()
     board = {
         name: curves.tensorboard(args.tensorboard / name, len(losses))
         for name, losses in trainer.curves().items()
-        if args.tensorboard
+        if args.tensorboard and first
     }
-    options.write(args, files.config)
+    if first:
+        options.write(args, files.config)
     written = partial(write, trainer, metadata=metadata)
     if files.previews is not None and not trainer.history:
         files.previews.generate(0, written)
     for step in trainer.run(files.state, args.save_every):
+        if not first:
+            continue
         written(args.out)
         for name, losses in trainer.curves().items():
             if losses:
@@ -169,6 +188,18 @@ def produce(trainer: Trainer, args: argparse.Namespace, files: Files, metadata: 
                 path.unlink()
         if files.previews is not None and (step % args.validate_every == 0 or step == trainer.steps):
             files.previews.generate(step, written)
+
+
+def check_memory(args: argparse.Namespace, processes: int) -> None:
+    """Raise ValueError for ways of saving memory that do not go together."""
+    for name in ("offload_blocks", "offload_activations"):
+        if getattr(args, name) and args.keep_activations:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} needs activations that are recomputed; leave out --keep-activations.")
+    if args.offload_blocks and not args.rank:
+        raise ValueError("--offload-blocks is for weights that are not trained; set --rank above 0.")
+    if args.offload_blocks and processes > 1:
+        raise ValueError(f"--offload-blocks is for one process, but there are {processes}; use --shard instead.")
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recomputed
 from tqdm import tqdm
 
 from ..flow import Noised, Samples, Settings, divided, losses, noised, shares
@@ -23,18 +22,11 @@ from ..lora import Lora, lora_file
 from ..model import OviModel
 from ..references import References
 from ..writing import writing
+from .distributed import Processes, share_state
+from .offload import recompute_blocks
 from .optimizers import learning_rate, optimizer
 
 STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # what is saved, beside the clips' names
-
-
-def recompute_blocks(layers: int) -> dict[str, Any]:
-    """Return `transformer_options` that recompute a block's activations for its gradient instead of storing them."""
-
-    def replace(args: Mapping[str, Any], extra: Mapping[str, Any]) -> Any:
-        return recomputed(extra["original_block"], args, use_reentrant=False)
-
-    return {"patches_replace": {"dit": {("double_block", i): replace for i in range(layers)}}}
 
 
 class Trainer:
@@ -42,9 +34,10 @@ class Trainer:
 
     It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
     dropped text (None: no tokens). `lora` are the LoRAs that the model has. `autocast` computes in bfloat16 where that
-    is safe, without changing the weights; `recompute` stores no activations within a block. `clips` names the samples,
-    so that resuming with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none:
-    all do).
+    is safe, without changing the weights; `recompute` stores no activations within a block, and with
+    `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming with other ones
+    can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do). `processes` train the
+    model together, each with a batch of its own.
     """
 
     def __init__(
@@ -57,11 +50,15 @@ class Trainer:
         empty: Tensor | None = None,
         autocast: bool = False,
         recompute: bool = False,
+        offload_activations: bool = False,
         lora: Lora | None = None,
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = Processes() if processes is None else processes
         self.model = model
+        called = self.processes.prepared(model)
         self.samples = samples
         self.settings = settings
         self.steps = steps
@@ -76,8 +73,11 @@ class Trainer:
         self.optimizer = optimizer(list(self.trained.values()), settings)
         self.draw = torch.Generator().manual_seed(settings.seed)
         self.history: list[tuple[float, float]] = []  # of each step: the video's loss, the audio's
-        options = recompute_blocks(model.config.num_layers) if recompute else None
-        self.call = partial(model, transformer_options=options)
+        self.whole = self.averaged  # with the shares of all processes, as of the last save
+        pin = self.device.type == "cuda"
+        layers = model.config.num_layers
+        self.options = recompute_blocks(layers, on_cpu=offload_activations, pin=pin) if recompute else None
+        self.call = partial(called, transformer_options=self.options)
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -93,16 +93,21 @@ class Trainer:
 
     def _gradients(self, batch: Noised) -> tuple[Tensor, Tensor]:
         """Add the gradients of a step, part by part; return its losses for video and audio, of the whole batch."""
-        parts = divided(batch, self.settings.accumulate)
+        processes, count = self.processes, self.settings.accumulate
+        parts = divided(batch, count * processes.size)
+        own = list(zip(parts, shares(batch, parts), strict=True))[processes.rank * count :][:count]
         found = []
-        for part, (of_video, of_audio) in zip(parts, shares(batch, parts), strict=True):
+        for part, (of_video, of_audio) in own:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 video, audio = losses(self.call, moved(part, self.device))
             video, audio = of_video * video, of_audio * audio
-            (video + self.settings.audio_weight * audio).backward()
+            # Of several processes' gradients each part gets the mean. (DDP's no_sync would get it once a step, but
+            # otherwise rounded after a resume.)
+            (processes.size * (video + self.settings.audio_weight * audio)).backward()
             found.append((video.detach(), audio.detach()))
         videos, audios = zip(*found, strict=True)
-        return torch.stack(videos).sum(), torch.stack(audios).sum()
+        video, audio = processes.summed(torch.stack([torch.stack(videos).sum(), torch.stack(audios).sum()]))
+        return video, audio
 
     def step(self) -> tuple[float, float]:
         """Take the next step; return its losses for video and audio.
@@ -111,7 +116,7 @@ class Trainer:
         """
         settings = self.settings
         step = len(self.history)
-        chosen = self._chosen(settings.batch * settings.accumulate)
+        chosen = self._chosen(settings.batch * settings.accumulate * self.processes.size)
         chance = torch.rand(1, generator=self.draw).item()
         batch = noised(
             [self.samples[i] for i in chosen],
@@ -121,11 +126,12 @@ class Trainer:
             split=step < settings.split_steps and chance < settings.split,
         )
         if self.lora is not None and self.lora.dropout:
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # what dropout draws from
-        found = update(self.trained, self.optimizer, self.lr(step), settings.max_norm, self._gradients(batch), step)
+            seed = int(torch.randint(2**62, (1,), generator=self.draw))
+            torch.manual_seed(seed + self.processes.rank)  # what dropout draws from
+        lr, found = self.lr(step), self._gradients(batch)
+        self.history.append(update(self.trained, self.optimizer, lr, settings.max_norm, found, step, self.processes))
         self.average(step)
-        self.history.append(found)
-        return found
+        return self.history[-1]
 
     def average(self, step: int) -> None:
         """Take the weights as they are after a step into their average, in which the first steps soon count little."""
@@ -137,11 +143,11 @@ class Trainer:
 
     def described(self) -> dict[str, Any]:
         """Return what two runs must share; the rank of the LoRAs shows in the sizes of their weights."""
-        return _described(self.settings, self.lora)
+        return _described(self.settings, self.lora, self.processes.size)
 
     def result(self) -> dict[str, Tensor]:
         """Return the averaged weights as a file has them: LoRAs with the names that Load Ovi LoRA reads, or a model."""
-        return self.averaged if self.lora is None else lora_file(self.averaged, self.lora.scale)
+        return self.whole if self.lora is None else lora_file(self.whole, self.lora.scale)
 
     def curves(self) -> dict[str, Sequence[tuple[float, float]]]:
         """Return the losses to draw, by what their drawing is called beside the result."""
@@ -154,17 +160,18 @@ class Trainer:
     def restore(self, path: Path, state: Mapping[str, Any]) -> None:
         """Restore what `more_state` saved, but for the clips. Raises ValueError for what does not fit this run."""
 
+    def collect(self) -> None:
+        """Bring the averaged weights together as `whole`, on the first process; every process calls it."""
+        self.whole = self.processes.whole(self.averaged)
+
     def save(self, path: Path) -> None:
-        """Write everything needed to resume."""
-        trained = {name: p.detach() for name, p in self.trained.items()}
-        state = (
-            self.described(),
-            trained,
-            self.averaged,
-            self.optimizer.state_dict(),
-            self.draw.get_state(),
-            self.history,
-        )
+        """Write everything needed to resume, with the first process; every process calls it."""
+        self.collect()
+        trained = self.processes.whole({name: p.detach() for name, p in self.trained.items()})
+        optimizer = self.processes.whole(self.optimizer.state_dict())
+        if not self.processes.first:
+            return
+        state = (self.described(), trained, self.whole, optimizer, self.draw.get_state(), self.history)
         with writing(path) as part:
             torch.save(dict(zip(STATE, state, strict=True), **self.more_state()), part)
 
@@ -191,9 +198,9 @@ class Trainer:
             raise ValueError(f"{path} is of a model of another size; train the same, or delete it to start again.")
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(trained[name])
-                self.averaged[name].copy_(averaged[name])
-        self.optimizer.load_state_dict(optimizer)
+                parameter.copy_(self.processes.share(trained[name], parameter))
+                self.averaged[name].copy_(self.processes.share(averaged[name], parameter))
+        self.optimizer.load_state_dict(share_state(self.processes, optimizer, list(self.trained.values())))
         self.draw.set_state(draw)
         self.history = history
         before, after = set(state.get("clips", self.clips)), set(self.clips)
@@ -210,8 +217,10 @@ class Trainer:
         Training that has already ended yields once all the same: its output file may be lost.
         """
         if len(self.history) >= self.steps:
+            self.collect()
             yield len(self.history)
-        with tqdm(initial=len(self.history), total=self.steps, unit="step", dynamic_ncols=True) as progress:
+        shown = {"unit": "step", "dynamic_ncols": True, "disable": not self.processes.first}
+        with tqdm(initial=len(self.history), total=self.steps, **shown) as progress:
             while len(self.history) < self.steps:
                 video, audio = self.step()
                 progress.set_postfix(video=f"{video:.4f}", audio=f"{audio:.4f}", refresh=False)
@@ -228,6 +237,7 @@ def update(
     max_norm: float,
     losses: tuple[Tensor, Tensor],
     step: int,
+    processes: Processes,
 ) -> tuple[float, float]:
     """Update weights by their gradients, which are cut to a norm; return the losses that they are of as numbers.
 
@@ -235,7 +245,7 @@ def update(
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    norm = nn.utils.clip_grad_norm_(trained.values(), max_norm)
+    norm = processes.full(nn.utils.clip_grad_norm_(trained.values(), max_norm))
     video_loss, audio_loss, gradient_norm = torch.stack([*losses, norm]).tolist()
     if not all(map(math.isfinite, (video_loss, audio_loss, gradient_norm))):
         raise ValueError(
@@ -267,8 +277,8 @@ def moved(batch: Noised, device: torch.device) -> Noised:
     )
 
 
-def _described(settings: Settings, lora: Lora | None) -> dict[str, Any]:
-    described = dataclasses.asdict(settings)
+def _described(settings: Settings, lora: Lora | None, processes: int = 1) -> dict[str, Any]:
+    described = {**dataclasses.asdict(settings), "number of processes": processes}
     if lora is not None:
         shared = {"alpha": lora.alpha, "dropout": lora.dropout, "layers": tuple(lora.layers), "tower": lora.tower}
         described |= {f"LoRA {name}": value for name, value in shared.items()}

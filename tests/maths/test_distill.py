@@ -21,7 +21,7 @@ def compared(monkeypatch, run):
     """
     plain, seen, update = Plain(run), [], tool.update
 
-    def compare(trained, optimizer, lr, max_norm, losses, step):
+    def compare(trained, optimizer, lr, max_norm, losses, step, processes):
         kind = "trajectory" if step < run.iterations else "critic" if trained is run.critic else "dmd"
         if "critic" not in seen and kind == "critic":
             torch.randint(2**62, (1,), generator=plain.draw)  # for the critic's first weights
@@ -35,7 +35,7 @@ def compared(monkeypatch, run):
         for weight, gradient in zip(trained.values(), wanted, strict=True):
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-5 * largest)
         seen.append(kind)
-        return update(trained, optimizer, lr, max_norm, losses, step)
+        return update(trained, optimizer, lr, max_norm, losses, step, processes)
 
     monkeypatch.setattr(tool, "update", compare)
     return seen
@@ -90,7 +90,7 @@ def test_accumulated_batches(monkeypatch):
     """The means of the losses and gradients of as many batches, one after the other."""
     found = []
 
-    def update(trained, optimizer, lr, max_norm, losses, step):
+    def update(trained, optimizer, lr, max_norm, losses, step, processes):
         found.append([*map(float, losses), *(weight.grad.clone() for weight in trained.values())])
         optimizer.zero_grad()
         return found[-1][:2]
@@ -108,9 +108,9 @@ def test_bfloat16(monkeypatch):
     """Within the rounding of bfloat16, the same gradients: passes without a gradient leave no weights behind."""
     gradients = []
 
-    def update(trained, optimizer, lr, max_norm, losses, step):
+    def update(trained, optimizer, lr, max_norm, losses, step, processes):
         gradients.append(torch.cat([weight.grad.flatten() for weight in trained.values()]))
-        return plain(trained, optimizer, lr, max_norm, losses, step)
+        return plain(trained, optimizer, lr, max_norm, losses, step, processes)
 
     plain = tool.update
     monkeypatch.setattr(tool, "update", update)

@@ -18,7 +18,7 @@ from ovi.config import OviConfig
 from ovi.flow import Sample
 from ovi.given import prefix
 from ovi.tools import train as tool
-from ovi.tools.trainer import recompute_blocks
+from ovi.tools.offload import recompute_blocks
 from support import golden_model
 from support.training import EMPTY, SETTINGS, clips, tensors, trainer
 

@@ -14,7 +14,7 @@ from ovi.model import OviModel
 from ovi.tools import convert
 from ovi.tools import train as tool
 from ovi.tools.frozen import FrozenLinear, freeze
-from ovi.tools.trainer import recompute_blocks
+from ovi.tools.offload import recompute_blocks
 from support import golden_model
 from support.training import EMPTY, SETTINGS, clips, tensors
 

@@ -89,7 +89,7 @@ def test_batches_come_from_one_bucket(monkeypatch):
     """Clips of two sizes are trained in batches, each of one size, and all of them are used."""
     samples = [*clips(3), *clips(2, frames=3, latents=13)]
     run = trainer(samples=samples, buckets=[range(3), range(3, 5)])
-    seen = [run._chosen() for _ in range(40)]
+    seen = [run._chosen(run.settings.batch) for _ in range(40)]
     assert {i for chosen in seen for i in chosen} == set(range(5))
     assert all(len({i < 3 for i in chosen}) == 1 for chosen in seen)
     run.step()

@@ -34,7 +34,9 @@ def tensors(sample):
 def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, samples=None, added=None, **options):
     """Return a trainer of the golden model, or of LoRAs of a rank on it, `added` as `Lora` says."""
     torch.manual_seed(0)  # what LoRAs start from
-    model = golden_model.load().requires_grad_(True)
+    model = golden_model.load()
+    if not rank:
+        model.requires_grad_(True)
     if rank:
         options["lora"] = Lora(rank, **added or {})
         add_lora(model, options["lora"])
