@@ -20,22 +20,8 @@ CLOSE = 1e-5
 
 def command(folder, *options):
     paths = [str(golden_model.MODEL), "--clips", str(folder / "clips"), "--out", str(folder / "out.safetensors")]
-    settings = [
-        "--device",
-        "cpu",
-        "--float32",
-        "--rank",
-        "2",
-        "--steps",
-        "2",
-        "--save-every",
-        "1",
-        "--keep",
-        "1",
-        "--lr",
-        "0.01",
-    ]
-    return [*paths, *settings, *options]
+    settings = "--device cpu --float32 --rank 2 --steps 2 --save-every 1 --keep 1 --lr 0.01"
+    return [*paths, *settings.split(), *options]
 
 
 @pytest.fixture(scope="module")
