@@ -210,6 +210,23 @@ def test_a_quantised_teacher(folder):
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "turbo.safetensors").values())
 
 
+def test_blocks_and_activations_in_ram_change_nothing(folder):
+    pytest.importorskip("accelerate")
+    found = []
+    for more in ((), ("--offload-blocks", "2", "--offload-activations")):
+        options = [option for option in arguments(folder, *more) if option != "--keep-activations"]
+        assert distill.main(options) == 0
+        found.append(load_file(folder / "turbo.safetensors"))
+        for left in folder.glob("turbo*"):
+            left.unlink()
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+def test_several_processes_are_refused(folder, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "Distillation runs in one process, but 2 were started" in refused(folder, capsys)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
