@@ -85,8 +85,7 @@ def _distil(args: argparse.Namespace) -> int:
     negatives = _negatives(args, config)
     read = [*args.model, *prompts.paths, *filter(None, (args.video_negative, args.audio_negative))]
     check_paths(sorted(set(read)), files.outputs, force=True)
-    model.to(train.weight_dtype(model, float32=args.float32))
-    place(model, args.device, args.offload_blocks)
+    place(model, args.device, args.offload_blocks, train.weight_dtype(model, float32=args.float32))
     torch.manual_seed(args.seed)  # the LoRA's first weights
     distiller = Distiller(
         model,

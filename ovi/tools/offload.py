@@ -19,22 +19,24 @@ from ..model import OviModel
 from .frozen import FrozenLinear
 
 
-def place(model: OviModel, device: torch.device | str, blocks: int) -> None:
-    """Bring a model from RAM to a device, in place, but for the linear layers of the last `blocks` blocks.
+def place(model: OviModel, device: torch.device | str, blocks: int, dtype: torch.dtype | None = None) -> None:
+    """Bring a model from RAM to a device and a dtype (None: its own), in place.
 
-    These stay in RAM and are on the device only while they run; they must not be trained. Raises ValueError for more
+    The linear layers of the last `blocks` blocks stay in RAM and are on the device only while they run. They must not
+    be trained. Raises ValueError for more
     blocks than there are, and where accelerate is missing.
     """
     count = model.config.num_layers
     if not 0 <= blocks <= count:
         raise ValueError(f"--offload-blocks is {blocks}, but must be from 0 to {count}, the model's number of blocks.")
     if not blocks:
-        model.to(device)
+        model.to(device, dtype)
         return
     try:
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module
     except ModuleNotFoundError as error:
         raise ValueError("--offload-blocks needs the Python package accelerate: run pip install accelerate.") from error
+    model.to(dtype)
     in_ram = set[nn.Module]()
     for tower in (model.video_model, model.audio_model):
         for block in tower.blocks[count - blocks :]:

@@ -83,8 +83,7 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
     check_rank(args.rank, model)
     folder = Folder(args.clips, model.config)
     check_paths([*args.model, *folder.paths], files.outputs, force=True)
-    model.to(weight_dtype(model, float32=args.float32 or not args.rank))
-    place(model, device, args.offload_blocks)
+    place(model, device, args.offload_blocks, weight_dtype(model, float32=args.float32 or not args.rank))
     if lora is not None:
         torch.manual_seed(args.seed)  # the LoRAs' first weights
         add_lora(model, lora, device)
