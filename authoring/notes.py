@@ -242,8 +242,8 @@ ABOUT_SEVERAL_GPUS = (
     "**Ovi Parallel** shares out every pass of the model: on two GPUs the positive pass on one and the negative pass "
     "on the other; on more of them, a part of each frame too. Every GPU holds the whole model. `gpus` is their number; "
     "1 changes nothing.\n\n"
-    "**Select VAE Device** decodes the video on the second GPU, so that the model need not make room on the first: "
-    "`gpu:0` is the first, `gpu:1` the second. Where there is no such GPU, nothing changes.\n\n"
+    "**Select VAE Device**: set `device` to `gpu:1`, the second GPU, to decode the video there, so that the model need "
+    "not make room on the first. `default` leaves it where ComfyUI puts it.\n\n"
     "**Not yet run** on several GPUs: that the clip stays the same was tested on devices that a CPU stood for.\n\n"
     "**Many clips** are faster with one ComfyUI for each GPU: see `docs/parallel.md` of this pack.\n\n" + _SEED
 )

@@ -401,14 +401,12 @@ TEMPLATES = {
     ),
     "Ovi Several GPUs": Template(
         prompt="ovi_several_gpus",
-        places={
-            "OviModelLoader": (0, 0, 270, 106),
+        places=LOADERS
+        | {
             "OviParallel": (306, 0, 210, 82),
-            "CLIPLoader": (0, 160, 270, 106),
-            "VAELoader": (0, 330, 270, 58),
-            "SelectVAEDevice": (306, 330, 210, 58),
-            "OviAudioVAELoader": (0, 450, 270, 82),
-            notes.MODEL_LINKS: (0, 600, 516, 240),
+            "SelectVAEDevice": (306, 690, 210, 58),
+            "OviAudioVAELoader": (306, 800, 210, 82),
+            notes.MODEL_LINKS: (0, 320, 516, 310),
             "OviGuidance": (564, 0, 136, 0),
             notes.VIDEO_NEGATIVE: (564, 190, 210, 90),
             notes.AUDIO_NEGATIVE: (564, 330, 210, 90),
@@ -417,7 +415,7 @@ TEMPLATES = {
             "OviDecode": (1352, 0, 210, 410),
             "CreateVideo": (1592, 0, 134, 0),
             "SaveVideo": (1592, 70, 236, 400),
-            notes.ABOUT: (800, 520, 762, 230),
+            notes.ABOUT: (800, 560, 762, 322),
         },
         groups={"1 Load models on several GPUs": [*LOADED, "OviParallel", "SelectVAEDevice"]}
         | {title: keys for title, keys in GROUPS.items() if keys is not LOADED},
