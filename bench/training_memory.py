@@ -23,13 +23,13 @@ from torch.utils._pytree import tree_leaves
 
 from bench import trace
 from bench.memory import CONFIG
+from bench.weights import draw, quantise
 from ovi.config import OviConfig
 from ovi.flow import Noised, Sample, Settings, losses
 from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
 from ovi.tools import offload
-from ovi.tools.convert import FORMATS, MATRIX
-from ovi.tools.frozen import FrozenLinear
+from ovi.tools.convert import FORMATS
 from ovi.tools.trainer import Trainer
 
 CLIPS = [(704, 704, 121), (960, 960, 121), (960, 960, 241)]
@@ -75,21 +75,9 @@ class Live(TorchDispatchMode):
 
 def base_model(base: str, config: OviConfig, attention: Callable[..., Tensor]) -> OviModel:
     """Return a model in bfloat16, its matrices stored as `base` (a key of `convert.FORMATS`), with random numbers."""
-    from comfy_kitchen.tensor import QuantizedTensor
-
     model = OviModel(config, attention=attention, device=CPU, dtype=torch.bfloat16).requires_grad_(False)
-    form = FORMATS[base]
-    for name, weight in list(model.named_parameters()):
-        nn.init.normal_(weight, mean=float("norm" in name and name.endswith("weight")), std=0.02)
-        if form and MATRIX.fullmatch(name):
-            layer = name.removesuffix(".weight")
-            stored = QuantizedTensor.from_float(weight.float(), form.layout, **form.options).state_dict("")
-            scales = {"scale": stored["_scale"]}
-            if "_scale_2" in stored:
-                scales = {"scale": stored["_scale_2"], "block_scale": stored["_scale"]}
-            linear = model.get_submodule(layer)
-            assert isinstance(linear, nn.Linear)
-            model.set_submodule(layer, FrozenLinear(form.name, stored[""], scales, linear))
+    draw(model)
+    quantise(model, base)
     return model
 
 
@@ -124,17 +112,13 @@ def in_ram(model: OviModel, blocks: int) -> None:
     """Have the weights of the last blocks' linear layers come when they run, as `offload.place` does."""
     if blocks:
         from accelerate.hooks import AlignDevicesHook, add_hook_to_module
-    for tower in (model.video_model, model.audio_model):
-        for block in list(tower.blocks)[model.config.num_layers - blocks :]:
-            for layer in block.modules():
-                if isinstance(layer, (nn.Linear, FrozenLinear)):
-                    there = {}
-                    for name, weight in list(layer.named_parameters()):  # accelerate makes no fake parameters anew
-                        there[name] = weight.data.to("meta")
-                        delattr(layer, name)
-                        layer.register_buffer(name, weight.data)
-                    hook = AlignDevicesHook(CPU, offload=True, weights_map=there, offload_buffers=True)
-                    add_hook_to_module(layer, hook)
+    for layer in offload.last_layers(model, blocks):
+        there = {}
+        for name, weight in list(layer.named_parameters()):  # accelerate makes no fake parameters anew
+            there[name] = weight.data.to("meta")
+            delattr(layer, name)
+            layer.register_buffer(name, weight.data)
+        add_hook_to_module(layer, AlignDevicesHook(CPU, offload=True, weights_map=there, offload_buffers=True))
 
 
 def step(trainer: Trainer) -> None:

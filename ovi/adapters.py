@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Adapters:
     def __init__(self, model: OviModel, lora: Lora, device: torch.device | str | None = None) -> None:
         """`lora` says which layers every LoRA is added to, and of which rank; `device` is as for `add_lora`."""
         self.active: str | None = None
-        self._lora, self._device = lora, device
+        self._lora, self._device = replace(lora, dropout=0.0), device  # without random numbers in a pass
         self._layers = {name: AdaptedLinear(layer, self) for name, layer in adaptable(model, lora).items()}
         for name, layer in self._layers.items():
             model.set_submodule(name, layer)
@@ -29,7 +30,7 @@ class Adapters:
     def add(self, name: str) -> dict[str, nn.Parameter]:
         """Add LoRAs under a name, which change nothing at first; return their weights, with the names of LoRA files."""
         for layer in self._layers.values():
-            layer.loras[name] = LowRank(layer.base, self._lora.rank, self._lora.scale, device=self._device)
+            layer.loras[name] = LowRank(layer.base, self._lora, self._device)
         return {
             f"{place}.{part}": weight
             for place, layer in self._layers.items()

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .flow import Checks, require
 from .guidance import guide_parts, guide_references, guide_synchrony
 from .model import Texts
 from .references import References
@@ -60,7 +61,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number out of its range."""
-        checks: dict[str, tuple[tuple[str, ...], Callable[[float], bool]]] = {
+        checks: Checks = {
             "from 1 to 1000": (("student_steps", "substeps", "critic_updates"), lambda value: 1 <= value <= 1000),
             "a positive number": (("dmd_lr", "critic_lr"), lambda value: 0 < value < math.inf),
             "a finite number": (
@@ -68,10 +69,7 @@ class Recipe:
                 lambda value: math.isfinite(value),
             ),
         }
-        for needed, (names, fits) in checks.items():
-            for name in names:
-                if not fits(value := getattr(self, name)):
-                    raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
+        require(self, checks)
 
 
 class Conditions(NamedTuple):

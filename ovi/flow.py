@@ -14,7 +14,7 @@ guidance by references compares with.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -24,13 +24,15 @@ from torch import Tensor
 
 from . import geometry, given
 from .references import References
-from .sampling import SHIFT
+from .sampling import SHIFT, shifted
 
 MAX_BATCH = 4096  # samples of a step, all of which are in memory at once
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 SCHEDULES = ("constant", "cosine")
 EXCLUSIVE = ("given_audio", "given_video", "given_prefix", "passage")  # a sample has one of them at most
 CLEAN, NOISY = (0.0, 0.3), (0.6, 1.0)  # ranges of sigma where each tower has its own
+
+Checks = Mapping[str, tuple[Sequence[str], Callable[[float], bool]]]  # what is needed: of which settings, and the test
 
 
 class Sample(NamedTuple):
@@ -83,7 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of its range."""
-        checks: dict[str, tuple[tuple[str, ...], Callable[[float], bool]]] = {
+        checks: Checks = {
             "a positive number": (("lr", "max_norm", "shift"), lambda value: 0 < value < math.inf),
             "at least 0": (
                 ("weight_decay", "warmup", "audio_weight", "split_steps"),
@@ -99,10 +101,7 @@ class Settings:
             f"from 1 to {MAX_BATCH}": (("batch", "accumulate"), lambda value: 1 <= value <= MAX_BATCH),
             "from 0 to 2**63 - 1": (("seed",), lambda value: 0 <= value < 2**63),
         }
-        for needed, (names, fits) in checks.items():
-            for name in names:
-                if not fits(value := getattr(self, name)):
-                    raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
+        require(self, checks)
         for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"The {name} is {value!r}, but must be one of {', '.join(choices)}.")
@@ -112,6 +111,14 @@ class Settings:
                 f"The settings {' and '.join(shares)} are {sum(shares.values()):g} together, but must be at most 1: a "
                 "sample has one of them."
             )
+
+
+def require(settings: Any, checks: Checks) -> None:
+    """Raise ValueError for a setting that is not what is needed of it."""
+    for needed, (names, fits) in checks.items():
+        for name in names:
+            if not fits(value := getattr(settings, name)):
+                raise ValueError(f"The setting {name.replace('_', ' ')} is {value}, but must be {needed}.")
 
 
 class Noised(NamedTuple):
@@ -141,7 +148,7 @@ def noised(
         _stacked("audio", [sample.audio for sample in samples]),
     ]
     even = (torch.arange(n) + torch.rand(1, generator=draw)) / n
-    sigma = even * settings.shift / (1 + (settings.shift - 1) * even)
+    sigma = shifted(even, settings.shift)
     video_sigma, audio_sigma = sigma, sigma
     if split:
         low, high = (torch.rand(n, generator=draw) * (b - a) + a for a, b in (CLEAN, NOISY))

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -152,23 +151,16 @@ class Lora:
 class LowRank(nn.Module):
     """A trained product of two low-rank matrices, zero at first."""
 
-    def __init__(
-        self,
-        like: nn.Module,
-        rank: int,
-        scale: float = 1.0,
-        dropout: float = 0.0,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, like: nn.Module, lora: Lora, device: torch.device | str | None = None) -> None:
         """`like` has `in_features` and `out_features`, as linear layers do, and the device where none is given."""
         super().__init__()
-        self.scale = scale
-        self.dropout = dropout
+        self.scale = lora.scale
+        self.dropout = lora.dropout
         # To the type checker, what a module holds is a tensor or a module.
         inputs, outputs = int(like.in_features), int(like.out_features)  # type: ignore[arg-type]
-        device = next(chain(like.parameters(), like.buffers())).device if device is None else device
-        self.lora_A = nn.Linear(inputs, rank, bias=False, device=device)
-        self.lora_B = nn.Linear(rank, outputs, bias=False, device=device)
+        device = next(like.parameters()).device if device is None else device
+        self.lora_A = nn.Linear(inputs, lora.rank, bias=False, device=device)
+        self.lora_B = nn.Linear(lora.rank, outputs, bias=False, device=device)
         nn.init.zeros_(self.lora_B.weight)
 
     def added(self, x: Tensor) -> Tensor:
@@ -181,16 +173,9 @@ class LowRank(nn.Module):
 class LoraLinear(LowRank):
     """A frozen linear layer plus a trained product of two low-rank matrices."""
 
-    def __init__(
-        self,
-        base: nn.Module,
-        rank: int,
-        scale: float = 1.0,
-        dropout: float = 0.0,
-        device: torch.device | str | None = None,
-    ) -> None:
-        """All are as for `LowRank`."""
-        super().__init__(base, rank, scale, dropout, device)
+    def __init__(self, base: nn.Module, lora: Lora, device: torch.device | str | None = None) -> None:
+        """`base` and `device` are as for `LowRank`."""
+        super().__init__(base, lora, device)
         self.base = base
 
     def forward(self, x: Tensor) -> Tensor:
@@ -206,7 +191,7 @@ def add_lora(model: OviModel, lora: Lora | int, device: torch.device | str | Non
     """
     lora = lora if isinstance(lora, Lora) else Lora(lora)
     for name, layer in adaptable(model, lora).items():
-        model.set_submodule(name, LoraLinear(layer, lora.rank, lora.scale, lora.dropout, device))
+        model.set_submodule(name, LoraLinear(layer, lora, device))
 
 
 def adaptable(model: OviModel, lora: Lora) -> dict[str, nn.Module]:

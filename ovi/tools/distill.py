@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ..turbo import Sampling
 from . import options, train
 from .clips import Prompts, read_context
 from .distiller import CURVES, Distiller, Size
+from .distributed import count_processes
 from .files import check_paths, exit_code, program
 from .offload import place
 
@@ -69,13 +69,14 @@ def _distil(args: argparse.Namespace) -> int:
     dmd_iterations = _dmd_iterations(args)
     recipe = _recipe(args)
     train.check_memory(args, processes=1)
-    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (count := count_processes()) > 1:
         raise ValueError(f"Distillation runs in one process, but {count} were started; start it without a launcher.")
+    sampling = Sampling(recipe.student_steps, settings.shift, 1.0, 1.0, "euler")
     files = train.prepared(args, CURVES)
     if files.previews is not None and args.workflow is None:
         from .previews import in_few_steps
 
-        files.previews.workflow = in_few_steps(files.previews.workflow, recipe.student_steps, settings.shift)
+        files.previews.workflow = in_few_steps(files.previews.workflow, sampling)
     model, metadata = train.load(args.model)
     train.check_rank(args.rank, model)
     config = model.config
@@ -104,7 +105,6 @@ def _distil(args: argparse.Namespace) -> int:
         clips=prompts.names(),
         buckets=prompts.buckets(),
     )
-    sampling = Sampling(recipe.student_steps, settings.shift, 1.0, 1.0, "euler")
     train.produce(distiller, args, files, metadata | sampling.metadata())
     return 0
 
@@ -136,12 +136,9 @@ def _size(args: argparse.Namespace, config: OviConfig) -> Size:
             raise ValueError(
                 f"--{name} is {pixels}, but must be a multiple of {geometry.SIZE_MULTIPLE} up to {geometry.MAX_SIZE}."
             )
-    frames = geometry.video_latents(args.frames)
-    if geometry.frames(frames) != args.frames or args.frames > geometry.MAX_SIZE:
+    if geometry.frames(geometry.video_latents(args.frames)) != args.frames or args.frames > geometry.MAX_SIZE:
         raise ValueError(f"--frames is {args.frames}, but must be 4n + 1 (such as 121) up to {geometry.MAX_SIZE}.")
-    height, width = (pixels // geometry.PIXELS_PER_LATENT for pixels in (args.height, args.width))
-    audio = config.audio_channels, geometry.audio_latents(args.frames)
-    return Size((config.video_channels, frames, height, width), audio)
+    return Size.of(config, args.width, args.height, args.frames)
 
 
 def _negatives(args: argparse.Namespace, config: OviConfig) -> tuple[Tensor, Tensor]:

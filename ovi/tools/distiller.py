@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import distillation
+from .. import distillation, geometry
 from ..adapters import Adapters
+from ..config import OviConfig
 from ..distillation import Conditions, Latents, Losses, Recipe, Velocity
 from ..flow import Sample, Samples, Settings, padded
 from ..lora import Lora
@@ -37,6 +38,13 @@ class Size(NamedTuple):
 
     video: tuple[int, int, int, int]  # [48, F, H, W]
     audio: tuple[int, int]  # [20, L]
+
+    @classmethod
+    def of(cls, config: OviConfig, width: int, height: int, frames: int) -> Size:
+        """Return those of a model's clip; its size is in pixels."""
+        rows, columns = height // geometry.PIXELS_PER_LATENT, width // geometry.PIXELS_PER_LATENT
+        video = config.video_channels, geometry.video_latents(frames), rows, columns
+        return cls(video, (config.audio_channels, geometry.audio_latents(frames)))
 
 
 class FirstFrame(NamedTuple):
@@ -95,9 +103,8 @@ class Distiller(Trainer):
             lora=lora,
             clips=clips,
             buckets=buckets,
+            trained=student,
         )
-        self.trained = student
-        self.averaged = {name: weight.detach().float().clone() for name, weight in student.items()}
         self.recipe, self.size, self.iterations = recipe, size, iterations
         self.negatives = (self.empty, self.empty) if negatives is None else negatives
         self.sigmas = distillation.schedule(recipe.student_steps, settings.shift)

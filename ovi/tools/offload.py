@@ -6,7 +6,7 @@ recomputed for the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,8 +23,7 @@ def place(model: OviModel, device: torch.device | str, blocks: int, dtype: torch
     """Bring a model from RAM to a device and a dtype (None: its own), in place.
 
     The linear layers of the last `blocks` blocks stay in RAM and are on the device only while they run. They must not
-    be trained. Raises ValueError for more
-    blocks than there are, and where accelerate is missing.
+    be trained. Raises ValueError for more blocks than there are, and where accelerate is missing.
     """
     count = model.config.num_layers
     if not 0 <= blocks <= count:
@@ -37,16 +36,20 @@ def place(model: OviModel, device: torch.device | str, blocks: int, dtype: torch
     except ModuleNotFoundError as error:
         raise ValueError("--offload-blocks needs the Python package accelerate: run pip install accelerate.") from error
     model.to(dtype)
-    in_ram = set[nn.Module]()
-    for tower in (model.video_model, model.audio_model):
-        for block in tower.blocks[count - blocks :]:
-            in_ram |= {layer for layer in block.modules() if isinstance(layer, (nn.Linear, FrozenLinear))}
+    in_ram = set(last_layers(model, blocks))
     for module in model.modules():
         if module in in_ram:
             add_hook_to_module(module, AlignDevicesHook(torch.device(device), offload=True))
         else:
             for name, weight in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(weight.to(device), requires_grad=weight.requires_grad))
+
+
+def last_layers(model: OviModel, blocks: int) -> Iterator[nn.Module]:
+    """Iterate over the linear layers, quantised or not, of the last blocks of both towers."""
+    for tower in (model.video_model, model.audio_model):
+        for block in tower.blocks[model.config.num_layers - blocks :]:
+            yield from (layer for layer in block.modules() if isinstance(layer, (nn.Linear, FrozenLinear)))
 
 
 def recompute_blocks(layers: int, *, on_cpu: bool = False, pin: bool = False) -> dict[str, Any]:

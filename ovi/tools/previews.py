@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from ..turbo import Sampling
 from ..writing import complete
 from . import batch
 from .files import INTERRUPTED
@@ -89,19 +90,18 @@ def with_lora(workflow: Prompt, name: str) -> Prompt:
     return prompt
 
 
-def in_few_steps(workflow: Prompt, steps: int, shift: float) -> Prompt:
-    """Return text to video (API form) as a student of distillation is sampled: Euler's method, without guidance."""
+def in_few_steps(workflow: Prompt, sampling: Sampling) -> Prompt:
+    """Return text to video (API form), sampled as a LoRA for few steps says, by a sampler of ComfyUI's."""
     prompt = copy.deepcopy(workflow)
     inputs: dict[str, dict[str, object]] = {
-        # of this scheduler's schedules, the one with sigmas of exactly shift(1 - i / steps)
-        "OviScheduler": {"steps": steps, "shift": shift, "solver": "dpm++"},
-        "OviGuidance": {"audio_cfg": 1.0},
-        "CFGGuider": {"cfg": 1.0},
+        "OviScheduler": {"steps": sampling.steps, "shift": sampling.shift, "solver": sampling.solver},
+        "OviGuidance": {"audio_cfg": sampling.audio_cfg},
+        "CFGGuider": {"cfg": sampling.cfg},
     }
     for content in prompt.values():
         content["inputs"].update(inputs.get(content["class_type"], {}))
         if content["class_type"] == "OviUniPCSampler":
-            content.update({"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}})
+            content.update({"class_type": "KSamplerSelect", "inputs": {"sampler_name": sampling.sampler}})
     return prompt
 
 

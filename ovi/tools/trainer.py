@@ -32,12 +32,12 @@ STATE = ("settings", "trained", "averaged", "optimizer", "draw", "history")  # w
 class Trainer:
     """A model in training, with its optimiser, averaged weights and random numbers.
 
-    It trains the parameters that require a gradient, on the device of the model. `empty` [T, text_dim] replaces a
-    dropped text (None: no tokens). `lora` are the LoRAs that the model has. `autocast` computes in bfloat16 where that
-    is safe, without changing the weights; `recompute` stores no activations within a block, and with
-    `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming with other ones
-    can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do). `processes` train the
-    model together, each with a batch of its own.
+    It trains the parameters that require a gradient, or `trained` by names of its own, on the device of the model.
+    `empty` [T, text_dim] replaces a dropped text (None: no tokens). `lora` are the LoRAs that the model has. `autocast`
+    computes in bfloat16 where that is safe, without changing the weights; `recompute` stores no activations within a
+    block, and with `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming
+    with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do).
+    `processes` train the model together, each with a batch of its own.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Trainer:
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
         processes: Processes | None = None,
+        trained: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.processes = Processes() if processes is None else processes
         self.model = model
@@ -67,7 +68,8 @@ class Trainer:
         self.buckets = {i: bucket for bucket in buckets for i in bucket} if len(buckets) > 1 else {}
         self.empty = torch.zeros(0, model.config.text_dim) if empty is None else empty
         self.autocast = autocast
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trained = found if trained is None else dict(trained)
         self.averaged = {name: p.detach().float().clone() for name, p in self.trained.items()}
         self.device = next(iter(self.trained.values())).device
         self.optimizer = optimizer(list(self.trained.values()), settings)
@@ -217,7 +219,6 @@ class Trainer:
         Training that has already ended yields once all the same: its output file may be lost.
         """
         if len(self.history) >= self.steps:
-            self.collect()
             yield len(self.history)
         shown = {"unit": "step", "dynamic_ncols": True, "disable": not self.processes.first}
         with tqdm(initial=len(self.history), total=self.steps, **shown) as progress:

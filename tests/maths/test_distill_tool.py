@@ -318,7 +318,7 @@ def test_steps_are_the_shifted_schedule_s():
 
 
 def test_the_previews_are_sampled_as_the_lora_says():
-    workflow = in_few_steps(table.load(table.TEXT_TO_VIDEO), 4, 5.0)
+    workflow = in_few_steps(table.load(table.TEXT_TO_VIDEO), turbo.Sampling(4, 5.0, 1.0, 1.0, "euler"))
     inputs = {content["class_type"]: content["inputs"] for content in workflow.values()}
     assert inputs["OviScheduler"] | {"steps": 4, "shift": 5.0, "solver": "dpm++"} == inputs["OviScheduler"]
     assert inputs["KSamplerSelect"] == {"sampler_name": "euler"}

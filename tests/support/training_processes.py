@@ -17,16 +17,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from comfy_kitchen.tensor import QuantizedTensor
 from torch.distributed.tensor import DTensor
 
+from bench.weights import quantise
 from ovi.model import OviModel
 from ovi.tools import curves, options
 from ovi.tools import train as tool
 from ovi.tools import trainer as trainer_module
-from ovi.tools.convert import FORMATS, MATRIX
 from ovi.tools.distributed import Several, started
-from ovi.tools.frozen import FrozenLinear
 from ovi.tools.trainer import Trainer
 
 from . import ROOT, golden_model
@@ -54,14 +52,8 @@ def make(mode: str, batch: int, accumulate: int, **more: Any) -> Trainer:
 
 def quantised(base: str) -> OviModel:
     """Return the golden model with its matrices in a quantised format, everything else in float32."""
-    model, form = load(), FORMATS[base]
-    assert form is not None
-    for name, weight in list(model.named_parameters()):
-        if MATRIX.fullmatch(name):
-            layer = name.removesuffix(".weight")
-            stored = QuantizedTensor.from_float(weight, form.layout, **form.options).state_dict("")
-            like = model.get_submodule(layer)
-            model.set_submodule(layer, FrozenLinear(form.name, stored[""], {"scale": stored["_scale"]}, like))
+    model = load()
+    quantise(model, base)
     return model
 
 
