@@ -171,16 +171,24 @@ def fitted(server: Server, workflow: Path, folder: Path, clip: Clip) -> Path:
     print(f"  prompt: {clip.prompt}\n  changed to fit the miniature:")
     for node in prompt.values():
         kind = node["class_type"]
-        if kind in LOADERS:
-            loader, has_world = LOADERS[kind]
-            node.update(class_type=loader, inputs={"world": clip.world} if has_world else {})
-            print(f"    {kind} -> {loader}{', world ' + repr(clip.world) if has_world else ''}")
+        if stand_in(node, clip.world):
+            world_of_it = f", world {clip.world!r}" if node["inputs"] else ""
+            print(f"    {kind} -> {node['class_type']}{world_of_it}")
         for name, value in clip.settings().get(kind, {}).items():
             print(f"    {kind} {name}: {str(node['inputs'][name])[:40]!r} -> {value!r}")
             node["inputs"][name] = value
     path = folder / f"{workflow.stem}.api.json"
     path.write_text(json.dumps(prompt))
     return path
+
+
+def stand_in(node: dict[str, Any], world: str) -> bool:
+    """Replace a loader of a prompt, in place, by the miniature's for a world; return whether it is one."""
+    if node["class_type"] not in LOADERS:
+        return False
+    loader, has_world = LOADERS[node["class_type"]]
+    node.update(class_type=loader, inputs={"world": world} if has_world else {})
+    return True
 
 
 def comfy_cli(server: Server, home: Path, *arguments: str, json_answer: bool = False) -> str:

@@ -20,11 +20,12 @@ from torch import Tensor
 from miniature import WEIGHTS, judge, measure, speech, text, train, world
 from miniature.codecs import AudioCodec, VideoCodec
 from miniature.train import CACHE
-from ovi import distillation, geometry
+from ovi import distillation
 from ovi.distillation import Conditions, Recipe
 from ovi.flow import Sample, Samples, Settings
 from ovi.lora import Lora, add_lora
 from ovi.model import OviModel
+from ovi.tools import options
 from ovi.tools import train as tool
 from ovi.tools.distiller import Distiller, Size
 from ovi.turbo import Sampling
@@ -35,6 +36,14 @@ EVERY = 20  # steps between two lines of the log, each with its saved state
 AT_ONCE = 8  # clips that are generated at once to be measured
 SETTINGS = Settings(batch=4, lr=1e-3, warmup=20, cooldown=0.3, ema=0.98, first_frame=0.2)
 RECIPE = Recipe(cfg=CFG, audio_cfg=CFG, skip_blocks=(), dmd_lr=1e-3, critic_lr=1e-3, critic_updates=4)
+
+ABOUT_SETTINGS = {name: options.ABOUT[name] for name in ("batch", "first_frame", "seed")} | {"lr": "of the first stage"}
+ABOUT_RECIPE = {
+    "cfg": "of the teacher, for both modalities",
+    "dmd_lr": "of the second stage",
+    "critic_lr": "of the critic",
+    "critic_updates": "for one of the student",
+}
 
 
 class Ball:
@@ -133,14 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, help="of the first stage (ball: 100, talking: 240)")
     parser.add_argument("--dmd-iterations", type=int, help="of the second stage (60)")
     parser.add_argument("--guidance-only", action="store_true")
-    parser.add_argument("--batch", type=int, default=SETTINGS.batch)
-    parser.add_argument("--lr", type=float, default=SETTINGS.lr, help="of the first stage")
-    parser.add_argument("--dmd-lr", type=float, default=RECIPE.dmd_lr)
-    parser.add_argument("--critic-lr", type=float, default=RECIPE.critic_lr)
-    parser.add_argument("--critic-updates", type=int, default=RECIPE.critic_updates)
-    parser.add_argument("--cfg", type=float, default=CFG, help="of the teacher, for both modalities")
-    parser.add_argument("--first-frame", type=float, default=SETTINGS.first_frame)
-    parser.add_argument("--seed", type=int, default=0)
+    options.add_fields(parser, SETTINGS, ABOUT_SETTINGS)
+    options.add_fields(parser, RECIPE, ABOUT_RECIPE)
     parser.add_argument("--shown", type=int, default=32, help="held-out clips that are measured")
     parser.add_argument("--every", type=int, default=EVERY, help="steps between two measurements")
     parser.add_argument("--threads", type=int, default=2)
@@ -148,24 +151,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     of = WORLDS[args.world](args.comfyui, args.shown)
-    settings = dataclasses.replace(SETTINGS, batch=args.batch, lr=args.lr, first_frame=args.first_frame, seed=args.seed)
+    settings = dataclasses.replace(SETTINGS, **{name: getattr(args, name) for name in ABOUT_SETTINGS})
+    numbers = {name: getattr(args, name) for name in ABOUT_RECIPE}
     recipe = dataclasses.replace(
-        RECIPE,
-        student_steps=args.steps,
-        guidance_only=args.guidance_only,
-        cfg=args.cfg,
-        audio_cfg=args.cfg,
-        dmd_lr=args.dmd_lr,
-        critic_lr=args.critic_lr,
-        critic_updates=args.critic_updates,
+        RECIPE, student_steps=args.steps, guidance_only=args.guidance_only, audio_cfg=args.cfg, **numbers
     )
     first = of.iterations if args.iterations is None else args.iterations
     second = of.dmd_iterations if args.dmd_iterations is None else args.dmd_iterations
-    height, width = (pixels // geometry.PIXELS_PER_LATENT for pixels in (of.height, of.width))
-    audio = geometry.AUDIO_CHANNELS, geometry.audio_latents(of.frames)
-    size = Size((geometry.VIDEO_CHANNELS, geometry.video_latents(of.frames), height, width), audio)
     model, metadata = tool.load([of.model])
     model.float()
+    size = Size.of(model.config, of.width, of.height, of.frames)
     shift = settings.shift
 
     def shown(name: str, model: OviModel, steps: int, recipe: Recipe | None = None) -> dict[str, float]:
