@@ -105,10 +105,10 @@ class Studio:
         """Return an empty latent."""
         return self.run("EmptyOviLatent", width=world.WIDTH, height=world.HEIGHT, length=length, batch_size=1)[0]
 
-    def sample(self, colour: str, latent: Any, seed: int, denoise: float = 1.0, model: Any = None) -> Any:
-        """Sample the clip of a large ball; return its latent."""
+    def sample(self, colour: str, latent: Any, seed: int, **options: Any) -> Any:
+        """Sample the clip of a large ball, with options of `sample_prompt`; return its latent."""
         (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
-        return self.sample_prompt(cond, latent, seed, denoise, model)
+        return self.sample_prompt(cond, latent, seed, **options)
 
     def sample_prompt(
         self, cond: Any, latent: Any, seed: int, denoise: float = 1.0, model: Any = None, steps: int = STEPS
@@ -123,14 +123,9 @@ class Studio:
         frames, audio = self.run("OviDecode", samples=latent, **vaes, fps=world.FPS, tile_size=0)
         return Clip(frames, audio["waveform"][0, 0])
 
-    def from_text(self, colour: str, seed: int) -> Clip:
+    def from_text(self, colour: str, seed: int, steps: int = STEPS) -> Clip:
         """Generate a clip from its prompt."""
-        return self.decode(self.sample(colour, self.empty(), seed))
-
-    def in_few_steps(self, colour: str, seed: int, steps: int) -> Clip:
-        """Generate a clip from its prompt, in fewer steps than the others."""
-        (cond,) = self.run("CLIPTextEncode", clip=self.text, text=caption(colour))
-        return self.decode(self.sample_prompt(cond, self.empty(), seed, steps=steps))
+        return self.decode(self.sample(colour, self.empty(), seed, steps=steps))
 
     def from_image(self, colour: str, image: Tensor, seed: int) -> Clip:
         """Generate a clip that starts with an image [1, H, W, 3]."""
@@ -303,7 +298,7 @@ def fast(studio: Studio, colour: str) -> list[str]:
     """A prompt, the number of steps, and the clip that they give."""
     return [
         sheet(16, 16, 196, 96, colour, 16), words(229, 64, "+", 26), node(246, 16, 138, 96, "", 22),
-        words(315, 64, f"{FEW} steps", 26), arrow(200, 120), *below(studio.in_few_steps(colour, 2, FEW)),
+        words(315, 64, f"{FEW} steps", 26), arrow(200, 120), *below(studio.from_text(colour, 2, FEW)),
     ]  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def made(
     add_lora(model, lora, CPU)
     x = [torch.randn(shape[1:]) for shape in trace.latents(config, 1, *clip)]
     sample = Sample(x[0], x[1], torch.randn(config.text_len, config.text_dim))
-    trainer = Trainer(model, [sample], Settings(), 1000, lora=lora, autocast=True, **saved)  # type: ignore[arg-type]
+    trainer = Trainer(model, [sample], Settings(), 1000, lora=lora, autocast=True, **saved)
     for parameter in trainer.trained.values():
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()  # which makes its state
@@ -123,7 +123,7 @@ def in_ram(model: OviModel, blocks: int) -> None:
 
 def step(trainer: Trainer) -> None:
     """Do what a step of the trainer does with tensors on the card, whose numbers do not matter."""
-    (sample,) = trainer.samples  # type: ignore[misc]
+    (sample,) = trainer.samples
     clean = [one[None] for one in (sample.video, sample.audio)]
     noise = [torch.randn_like(one) for one in clean]
     counts = [torch.ones(1, 1, clean[0].shape[2], 1, 1), torch.ones(1, 1, 1)]

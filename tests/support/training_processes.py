@@ -101,7 +101,7 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
         numbers = [sum(map(torch.Tensor.numel, of)) for of in (map(local, tensors), tensors)]
         results[name] = {"whole": found(whole), "resumed": found(resumed), "shared": shared, "numbers": numbers}
     if not processes.first:  # which must not write
-        tool.writing = trainer_module.writing = options.write = curves.plot = None  # type: ignore[assignment]
+        tool.writing = trainer_module.writing = options.write = curves.plot = None
     results["exit code"] = tool.main(command)
     return results
 
