@@ -69,7 +69,8 @@ def talking(syllables: Sequence[str] | None = None) -> Clip:
     """Return a clip of a face that says these syllables, or those of a scene."""
     scene = speech.scene(world.HELD_OUT)
     if syllables:
-        scene = speech.retimed(dataclasses.replace(scene, syllables=tuple(syllables)), scene.seed)
+        pace = scene.pace if len(syllables) in speech.COUNTS[scene.pace] else "fast"
+        scene = speech.retimed(dataclasses.replace(scene, syllables=tuple(syllables), pace=pace), scene.seed)
 
     def describe(frames: Tensor, waveform: Tensor, page: Path) -> None:
         (clip,) = judge.observed(frames[None], waveform[None])
@@ -108,9 +109,10 @@ def said(text: str) -> list[str]:
     Raises ValueError where they are too few or too many, or others than the miniature knows.
     """
     syllables = text.split()
-    if len(syllables) not in speech.COUNTS or not set(syllables) <= set(speech.SYLLABLES):
+    counts = speech.COUNTS["fast"]
+    if len(syllables) not in counts or not set(syllables) <= set(speech.SYLLABLES):
         raise ValueError(
-            f"The miniature says {min(speech.COUNTS)} to {max(speech.COUNTS)} of the syllables "
+            f"The miniature says {min(counts)} to {max(counts)} of the syllables "
             f'{", ".join(speech.SYLLABLES)}, not {text!r}: write, for instance, --say "ma so ti".'
         )
     return syllables
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path, help="the folder of the ComfyUI to run")
     parser.add_argument("weights", type=Path, nargs="?", help="a ComfyUI folder whose models/ holds the real weights")
-    parser.add_argument("--say", help="what the miniature's face says, 3 to 5 syllables")
+    parser.add_argument("--say", help="what the miniature's face says, 3 to 8 syllables")
     args = parser.parse_args(argv)
     if args.say is not None and args.weights:
         parser.error("--say is for the miniature: leave out the folder of the real weights.")

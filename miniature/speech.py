@@ -27,12 +27,12 @@ WIDTH, HEIGHT = 96, 64
 MIDDLE = HEIGHT / 2  # the row of a face's middle
 CONSONANTS, VOWELS = "mst", "aeiou"
 SYLLABLES = tuple(consonant + vowel for consonant in CONSONANTS for vowel in VOWELS)
-COUNTS = (3, 4, 5)  # syllables of a clip
 RADII = {"small": 19.0, "large": 25.0}
 SIDES = {"left": 28.0, "middle": 48.0, "right": 68.0}  # the column of a face's middle
 VOICES = {"low": 110.0, "high": 220.0}  # Hz
-PACES = {"slow": 0.32, "fast": 0.22}  # seconds a syllable ...
+PACES = {"slow": 0.32, "fast": 0.2}  # seconds a syllable ...
 UNEVEN = 0.12  # ... and the share by which each is shorter or longer, at most
+COUNTS = {"slow": range(3, 6), "fast": range(3, 9)}  # syllables of a clip
 EARLIEST, LATEST = 0.08, 0.3  # seconds until the first syllable
 SILENCE = 0.06  # seconds at the clip's end, at least
 ONSET, OFFSET = 0.32, 0.94  # the shares of a syllable after which its vowel begins and ends
@@ -88,11 +88,11 @@ class Scene:
         return [start + ONSET * (end - start) for start, end in zip(self.starts, self.starts[1:], strict=False)]
 
 
-def scene(seed: int, counts: Sequence[int] = COUNTS) -> Scene:
-    """Return the scene of a seed, with one of `counts` of syllables."""
+def scene(seed: int) -> Scene:
+    """Return the scene of a seed."""
     draw = random.Random(seed)
-    syllables = tuple(draw.choice(SYLLABLES) for _ in range(draw.choice(counts)))
     pace = draw.choice(list(PACES))
+    syllables = tuple(draw.choice(SYLLABLES) for _ in range(draw.choice(COUNTS[pace])))
     return Scene(
         syllables=syllables,
         colour=draw.choice(list(COLOURS)),

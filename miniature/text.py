@@ -24,7 +24,7 @@ TALKING = WEIGHTS / "umt5_talking.safetensors"  # the text encoder of the talkin
 PADDING, END, UNKNOWN = 0, 1, 2  # tokens
 FIRST = 3  # token of a word
 
-AROUND = (-1, -2, -3, -4, -5, 1, 2, 3)  # places that the heads look at, counted from a word's own
+AROUND = (-1, -2, -3, -4, -5, -6, -7, 1)  # places that the heads look at, counted from a word's own
 LOOK = 12.0  # logit there; it is the negative elsewhere
 QUERY_SCALE = 0.05  # of random queries: what a word is changes little where a head looks
 OUTPUT_SCALE = 1.5  # of what the heads find, next to the word itself

@@ -18,7 +18,8 @@ def test_a_scene_is_its_seed():
 
 def test_scenes_cover_the_world_and_fit_in_the_clip():
     """They start early, last as long as their pace says, and end before the clip."""
-    assert {len(scene.syllables) for scene in SCENES} == set(speech.COUNTS)
+    for pace, counts in speech.COUNTS.items():
+        assert {len(scene.syllables) for scene in SCENES if scene.pace == pace} == set(counts)
     assert {syllable for scene in SCENES for syllable in scene.syllables} == set(speech.SYLLABLES)
     for scene in SCENES:
         assert speech.EARLIEST <= scene.starts[0] <= speech.LATEST
@@ -109,7 +110,7 @@ def test_every_word_is_one_token(encoder):
     for caption, row in zip(captions, text.tokens(captions).tolist(), strict=True):
         written = tokenizer.encode(caption)
         assert row == [*written, text.END, *[text.PADDING] * (len(row) - len(written) - 1)]
-        assert len(written) <= 22
+        assert len(written) <= 25
 
 
 def test_the_text_keeps_the_order_of_the_syllables(encoder):
@@ -123,7 +124,7 @@ def test_the_text_keeps_the_order_of_the_syllables(encoder):
     which, where, place = torch.tensor(rows).T
     x = torch.cat([encoded[which, where], torch.ones(len(rows), 1)], dim=1)
     known = which < 600
-    y = torch.nn.functional.one_hot(place[known], 5).float()
+    y = torch.nn.functional.one_hot(place[known], 8).float()
     probe = torch.linalg.lstsq(x[known].double(), y.double()).solution
     told = (x[~known].double() @ probe).argmax(1)
-    assert (told == place[~known]).float().mean() > 0.97
+    assert (told == place[~known]).float().mean() > 0.96
