@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, or resume training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alone", type=int, default=3000, metavar="STEPS", help="of the audio tower alone")
-    parser.add_argument("--steps", type=int, default=3250, help="of both towers")
+    parser.add_argument("--steps", type=int, default=2800, help="of both towers")
     parser.add_argument("--batch", type=int, default=ALONE.batch)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -79,6 +79,7 @@ def test_a_caption_is_written_from_persons(comfy):
     assert run("960x960_5s")[1][1:] == ["Persons, looks and actions are not read: only dreamid-omni has them"]
 
 
+@pytest.mark.usefixtures("inference")
 def test_text_encode_reads_and_names_the_tags(comfy, clip):
     def encode(prompt, style="720x720_5s"):
         output = comfy.node["OviTextEncode"].execute(

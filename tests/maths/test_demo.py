@@ -17,7 +17,7 @@ def test_syllables_to_say():
     assert clip.settings()["EmptyOviLatent"] == {"width": 96, "height": 64, "length": 49}
 
 
-@pytest.mark.parametrize("text", ["", "ma so", "ma so ti ma so ti ma so ti", "ma so ba", "MA so ti", "ma,so,ti", "masoti"])
+@pytest.mark.parametrize("text", ["", "ma so", " ".join(["ma"] * 9), "ma so ba", "MA so ti", "ma,so,ti", "masoti"])
 def test_anything_else_is_one_sentence(text, capsys):
     with pytest.raises(SystemExit) as refusal:
         demo.main(["comfyui", "--say", text])
