@@ -52,6 +52,10 @@ class Folder:
         """Return what tells one set of clips from another: names and sizes in bytes."""
         return [f"{path.name}, {path.stat().st_size} bytes" for path in self.paths]
 
+    def complete(self) -> bool:
+        """Return whether all clips have both modalities."""
+        return all({"video", "audio"} <= shapes.keys() for shapes in self.shapes)
+
     def buckets(self) -> list[list[int]]:
         """Return the indices of the clips that fit into one batch: their latents have the same shapes."""
         return _alike(self.shapes, ("context",))

@@ -68,7 +68,7 @@ def _distil(args: argparse.Namespace) -> int:
         raise ValueError("--rank is 0, but what is distilled is a LoRA; set it above 0.")
     dmd_iterations = _dmd_iterations(args)
     recipe = _recipe(args)
-    train.check_memory(args, processes=1)
+    train.check_memory(args)
     if (count := count_processes()) > 1:
         raise ValueError(f"Distillation runs in one process, but {count} were started; start it without a launcher.")
     sampling = Sampling(recipe.student_steps, settings.shift, 1.0, 1.0, "euler")

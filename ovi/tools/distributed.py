@@ -27,6 +27,7 @@ class Processes:
 
     rank = 0
     size = 1
+    shard = False  # whether they share the model out
     device: torch.device | None = None  # the process's own, where there are several
 
     @property
@@ -34,8 +35,11 @@ class Processes:
         """Whether this is the process that writes the files."""
         return self.rank == 0
 
-    def prepared(self, model: OviModel) -> Callable[..., Any]:
-        """Make a model ready to be trained, in place; return what to call for a step."""
+    def prepared(self, model: OviModel, *, unused: bool) -> Callable[..., Any]:
+        """Make a model ready to be trained, in place; return what to call for a step.
+
+        `unused`: a step may leave some of what is trained without a gradient.
+        """
         return model
 
     def summed(self, numbers: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class Several(Processes):
         self.rank, self.size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
 
-    def prepared(self, model: OviModel) -> Callable[..., Any]:
+    def prepared(self, model: OviModel, *, unused: bool) -> Callable[..., Any]:
         """Share the model out, or let accelerate wrap it in DDP."""
         if self.shard:
             share_out(model, self.device or torch.device("cpu"), self.size)
@@ -78,6 +82,7 @@ class Several(Processes):
         frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
         # What is not trained is equal everywhere, and may be in RAM: it is not sent.
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        self.accelerator.ddp_handler.find_unused_parameters = unused  # else it waits for a gradient of each
         called: Callable[..., Any] = self.accelerator.prepare_model(model, device_placement=False)
         return called
 
@@ -150,9 +155,8 @@ def _accelerator(*, cpu: bool) -> Any:
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ModuleNotFoundError as error:
         raise ValueError("Several processes need the Python package accelerate: run pip install accelerate.") from error
-    # Of clips with one modality the other tower's LoRAs are not used.
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=LIMIT)])
+    handlers = [DistributedDataParallelKwargs(), InitProcessGroupKwargs(timeout=LIMIT)]
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=handlers)
 
 
 def share_out(model: OviModel, device: torch.device, size: int) -> None:

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(args: argparse.Namespace, processes: Processes) -> int:
     settings, lora = options.settings(args), options.lora(args)
     require_at_least(args, steps=1, rank=0, save_every=1, keep=0)
-    check_memory(args, processes.size)
+    check_memory(args, shard=processes.shard)
     files = prepared(args, [""], first=processes.first)
     device = processes.device or args.device
     model, metadata = load(args.model)
@@ -98,6 +98,7 @@ def _train(args: argparse.Namespace, processes: Processes) -> int:
         lora=lora,
         clips=folder.names(),
         buckets=folder.buckets(),
+        complete=folder.complete(),
         processes=processes,
     )
     produce(trainer, args, files, metadata)
@@ -189,16 +190,16 @@ def produce(trainer: Trainer, args: argparse.Namespace, files: Files, metadata: 
             files.previews.generate(step, written)
 
 
-def check_memory(args: argparse.Namespace, processes: int) -> None:
-    """Raise ValueError for ways of saving memory that do not go together."""
+def check_memory(args: argparse.Namespace, *, shard: bool = False) -> None:
+    """Raise ValueError for ways of saving memory that do not go together; `shard`: processes share the model out."""
     for name in ("offload_blocks", "offload_activations"):
         if getattr(args, name) and args.keep_activations:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} needs activations that are recomputed; leave out --keep-activations.")
     if args.offload_blocks and not args.rank:
         raise ValueError("--offload-blocks is for weights that are not trained; set --rank above 0.")
-    if args.offload_blocks and processes > 1:
-        raise ValueError(f"--offload-blocks is for one process, but there are {processes}; use --shard instead.")
+    if args.offload_blocks and shard:
+        raise ValueError("--offload-blocks needs the whole model in each process; leave out it or --shard.")
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

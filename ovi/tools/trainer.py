@@ -37,6 +37,7 @@ class Trainer:
     computes in bfloat16 where that is safe, without changing the weights; `recompute` stores no activations within a
     block, and with `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming
     with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do).
+    `complete`: no sample lacks a modality.
     `processes` train the model together, each with a batch of its own.
     """
 
@@ -54,12 +55,13 @@ class Trainer:
         lora: Lora | None = None,
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
+        complete: bool = False,
         processes: Processes | None = None,
         trained: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.processes = Processes() if processes is None else processes
         self.model = model
-        called = self.processes.prepared(model)
+        called = self.processes.prepared(model, unused=not complete or settings.cut > 0)
         self.samples = samples
         self.settings = settings
         self.steps = steps

@@ -19,7 +19,7 @@ CLOSE = 1e-5
 
 
 def command(folder, *options):
-    paths = [str(golden_model.MODEL), "--clips", str(folder / "clips"), "--out", str(folder / "out.safetensors")]
+    paths = [str(folder / "model.safetensors"), "--clips", str(folder / "clips"), "--out", str(folder / "out.safetensors")]
     settings = "--device cpu --float32 --rank 2 --steps 2 --save-every 1 --keep 1 --lr 0.01"
     return [*paths, *settings.split(), *options]
 
@@ -28,6 +28,7 @@ def command(folder, *options):
 def folder(tmp_path_factory):
     """A folder of clips, where the processes put their files."""
     folder = tmp_path_factory.mktemp("processes")
+    save_file(golden_model.state(training_processes.LAYERS), folder / "model.safetensors", golden_model.metadata())
     (folder / "clips").mkdir()
     for i, clip in enumerate(clips()):
         save_file(tensors(clip), folder / "clips" / f"{i}.safetensors")
@@ -72,7 +73,7 @@ def test_killed_and_resumed(ranks, mode):
 
 
 def test_a_model_that_is_shared_out(ranks):
-    """With FSDP2 each process has a half of all weights, and with DDP all of them."""
+    """With FSDP2 each process has a half of all weights, and with DDP all of them, some of them in RAM."""
     for mode, given in training_processes.MODES.items():
         for rank in ranks:
             assert rank[mode]["shared"] == {given["shard"]}
@@ -123,8 +124,8 @@ def test_a_missing_library_is_named(monkeypatch):
         distributed.started("cpu", "adamw", shard=False)
 
 
-def test_blocks_in_ram_are_for_one_process():
+def test_blocks_in_ram_are_not_shared_out():
     args = options.parse(["m", "--clips", "c", "--out", "o", "--offload-blocks", "1"])
-    tool.check_memory(args, 1)
-    with pytest.raises(ValueError, match="--offload-blocks is for one process, but there are 2; use --shard instead"):
-        tool.check_memory(args, 2)
+    tool.check_memory(args)
+    with pytest.raises(ValueError, match="--offload-blocks needs the whole model in each process; leave out it or"):
+        tool.check_memory(args, shard=True)

@@ -14,6 +14,7 @@ from ovi.model import OviModel
 from . import GOLDEN
 
 MODEL = GOLDEN / "model.safetensors"
+LAYERS = 3
 
 
 def metadata(path: Path = MODEL) -> dict[str, str]:
@@ -22,9 +23,15 @@ def metadata(path: Path = MODEL) -> dict[str, str]:
         return file.metadata()
 
 
-def load(dtype: torch.dtype = torch.float32) -> OviModel:
-    """The golden model, in plain PyTorch."""
-    sd = load_file(MODEL)
+def state(layers: int = LAYERS) -> dict[str, torch.Tensor]:
+    """The golden model's tensors, of its first layers alone."""
+    later = tuple(f".blocks.{i}." for i in range(layers, LAYERS))
+    return {key: tensor for key, tensor in load_file(MODEL).items() if not any(part in key for part in later)}
+
+
+def load(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> OviModel:
+    """The golden model, or its first layers, in plain PyTorch."""
+    sd = state(layers)
     model = OviModel(OviConfig.from_state_dict(sd, metadata=metadata()), dtype=dtype)
     model.load_state_dict(sd)
     return model.eval().requires_grad_(False)

@@ -31,13 +31,13 @@ def tensors(sample):
     return {name: value for name, value in sample._asdict().items() if name in ("video", "audio", "context")}
 
 
-def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, samples=None, added=None, **options):
-    """Return a trainer of the golden model, or of LoRAs of a rank on it, `added` as `Lora` says."""
+def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, samples=None, added=None, model=None, **options):
+    """Return a trainer of the golden model, or another, or of LoRAs of a rank on it, `added` as `Lora` says."""
     torch.manual_seed(0)  # what LoRAs start from
-    model = golden_model.load()
+    model = golden_model.load() if model is None else model
     if not rank:
         model.requires_grad_(True)
     if rank:
         options["lora"] = Lora(rank, **added or {})
-        add_lora(model, options["lora"])
+        add_lora(model, options["lora"], "cpu")
     return Trainer(model, samples or clips(persons=persons), settings, steps, **options)

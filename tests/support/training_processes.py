@@ -1,6 +1,6 @@
-"""Processes that train the golden model together over gloo, as `torchrun` starts them.
+"""Processes that train the first layer of the golden model together over gloo, as `torchrun` starts them.
 
-`python -m support.training_processes FOLDER OPTIONS`, in `tests`, is one of `run`.
+`python -m support.training_processes FOLDER OPTIONS`, in `tests`, starts them, from one that has imported everything.
 """
 
 from __future__ import annotations
@@ -10,31 +10,28 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch.distributed.tensor import DTensor
+from torch.multiprocessing import start_processes
 
 from bench.weights import quantise
-from ovi.model import OviModel
 from ovi.tools import curves, options
 from ovi.tools import train as tool
 from ovi.tools import trainer as trainer_module
 from ovi.tools.distributed import Several, started
+from ovi.tools.offload import place
 from ovi.tools.trainer import Trainer
 
 from . import ROOT, golden_model
-from .golden_model import load
 from .training import SETTINGS, clips, trainer
 
-STEPS, SIZE = 2, 2
+LAYERS, STEPS, SIZE = 1, 2, 2
 SAMPLES = [clip._replace(audio=None) if i > 2 else clip for i, clip in enumerate(clips(6))]
 MODES: dict[str, dict[str, Any]] = {  # by name: what is trained, and whether it is shared out
     "ddp": {"shard": False, "rank": 4, "buckets": [range(3), range(3, 6)], "recompute": True},
+    "ddp, blocks in RAM": {"shard": False, "base": "fp8", "rank": 4, "recompute": True, "blocks": LAYERS},
     "fsdp": {"shard": True, "base": "fp8", "rank": 4, "recompute": True, "offload_activations": True},
     "fsdp, whole model": {"shard": True},
 }
@@ -42,19 +39,17 @@ MODES: dict[str, dict[str, Any]] = {  # by name: what is trained, and whether it
 
 def make(mode: str, batch: int, accumulate: int, **more: Any) -> Trainer:
     """Return a trainer as a mode says."""
-    given = {name: value for name, value in MODES[mode].items() if name != "shard"}
-    base = given.pop("base", None)
+    given = {"base": None, "blocks": 0, **MODES[mode]}
+    del given["shard"]
+    model = golden_model.load(layers=LAYERS)
+    if base := given.pop("base"):
+        quantise(model, base)
+    place(model, "cpu", given.pop("blocks"))
     settings = dataclasses.replace(SETTINGS, batch=batch, accumulate=accumulate, seed=1)
-    samples = SAMPLES if "buckets" in given else SAMPLES[:3]
-    with patch.object(golden_model, "load", partial(quantised, base)) if base else nullcontext():
-        return trainer(settings, STEPS, samples=samples, **given, **more)
-
-
-def quantised(base: str) -> OviModel:
-    """Return the golden model with its matrices in a quantised format, everything else in float32."""
-    model = load()
-    quantise(model, base)
-    return model
+    alone = "buckets" in given
+    return trainer(
+        settings, STEPS, model=model, samples=SAMPLES if alone else SAMPLES[:3], complete=not alone, **given, **more
+    )
 
 
 def found(run: Trainer) -> dict[str, Any]:
@@ -72,18 +67,23 @@ def run(folder: Path, command: list[str]) -> list[dict[str, Any]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": SIZE, "LOCAL_WORLD_SIZE": SIZE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    others = []
-    for rank in range(SIZE):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        env = os.environ | {name: str(value) for name, value in {**shared, **own}.items()}
-        words = [sys.executable, "-m", "support.training_processes", str(folder), *command]
-        others.append(subprocess.Popen(words, cwd=ROOT / "tests", env=env))
-    assert [other.wait() for other in others] == [0] * SIZE
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": 1}
+    env = os.environ | {name: str(value) for name, value in {**shared, **path}.items()}
+    words = [sys.executable, "-m", "support.training_processes", str(folder), *command]
+    subprocess.run(words, cwd=ROOT / "tests", env=env, check=True)
     return [torch.load(folder / f"{rank}.pt") for rank in range(SIZE)]
+
+
+def one(rank: int, folder: Path, command: list[str]) -> None:
+    """Be one of the processes, and write what it has found."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.save(in_process(folder, command), folder / f"{rank}.pt")
 
 
 def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
     """Train in every mode, without and with a stop on the way, and by the command line; return what each comes to."""
+    from torch.distributed.tensor import DTensor
+
     processes = started("cpu", "adamw", shard=False)
     assert isinstance(processes, Several)
     results: dict[str, Any] = {}
@@ -98,7 +98,8 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
             one.step()
         tensors = [*whole.model.parameters(), *whole.averaged.values()]
         shared = {isinstance(tensor, DTensor) for tensor in tensors}
-        numbers = [sum(map(torch.Tensor.numel, of)) for of in (map(local, tensors), tensors)]
+        own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+        numbers = [sum(map(torch.Tensor.numel, of)) for of in (own, tensors)]
         results[name] = {"whole": found(whole), "resumed": found(resumed), "shared": shared, "numbers": numbers}
     if not processes.first:  # which must not write
         tool.writing = trainer_module.writing = options.write = curves.plot = None
@@ -106,11 +107,8 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
     return results
 
 
-def local(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process has of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    torch.save(in_process(where, sys.argv[2:]), where / f"{os.environ['RANK']}.pt")
+    import accelerate
+    import torch.distributed.tensor  # noqa: F401 - these take seconds, here once for all
+
+    start_processes(one, (Path(sys.argv[1]), sys.argv[2:]), nprocs=SIZE, start_method="fork")
