@@ -567,12 +567,11 @@ class OviModel(nn.Module):
         fused = None if cut_rows is None else tuple(i for i, cut in enumerate(cut_rows) if not cut)
         streams = (video_stream._replace(fused=fused), audio_stream._replace(fused=fused))
         unskipped = [] if skip_rows is None else [i for i, skipped in enumerate(skip_rows) if not skipped]
-        replacements = options.get("patches_replace", {}).get("dit", {})
         options["total_blocks"] = self.config.num_layers
         for i, pair in enumerate(self.block_pairs(video.device, options)):
             options["block_index"] = i
             options["stg_skip_self_attn"] = i in pass_blocks
-            replace = replacements.get(("double_block", i))
+            replace = _replacement(options, i)
             run = fuse if replace is None else partial(_replaced, replace)
             if i not in skip_blocks or len(unskipped) == len(video):
                 video, audio = run(pair, video, audio, streams, options)
@@ -596,10 +595,12 @@ def alone(
     text: Tensor,
     options: Mapping[str, Any],
 ) -> Tensor:
-    """Predict the velocity with one tower, without the other. As in the Ovi release, no block is skipped."""
+    """Predict the velocity with one tower, without the other. As in the Ovi release, `skip_blocks` skips none."""
     tokens, stream = embed(latent, timestep, text)
-    for block in tower.blocks:
-        tokens = block(tokens, stream, options)
+    for i, block in enumerate(tower.blocks):
+        replace = _replacement(options, i)
+        run = block if replace is None else partial(_replaced_alone, replace, block)
+        tokens = run(tokens, stream, options)
     return tower.velocity(tokens, stream, latent)
 
 
@@ -650,6 +651,12 @@ def _on_rows(
     return video.index_copy(0, index, changed[0]), audio.index_copy(0, index, changed[1])
 
 
+def _replacement(options: Mapping[str, Any], i: int) -> Callable[..., Any] | None:
+    """Return ComfyUI's patch of a block, if there is one."""
+    found: Callable[..., Any] | None = options.get("patches_replace", {}).get("dit", {}).get(("double_block", i))
+    return found
+
+
 def _replaced(
     replace: Callable[..., Any],
     pair: tuple[Block, Block],
@@ -658,7 +665,7 @@ def _replaced(
     streams: tuple[Stream, Stream],
     options: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
-    """Let a ComfyUI block patch ("double_block", i) run, change or skip the block."""
+    """Let a ComfyUI block patch run, change or skip the block."""
 
     def original(args: Mapping[str, Any]) -> dict[str, Any]:
         video, audio = args["img"]
@@ -667,3 +674,17 @@ def _replaced(
     args = {"img": (video, audio), "streams": streams, "transformer_options": options}
     video, audio = replace(args, {"original_block": original})["img"]
     return video, audio
+
+
+def _replaced_alone(
+    replace: Callable[..., Any], block: Block, tokens: Tensor, stream: Stream, options: Mapping[str, Any]
+) -> Tensor:
+    """Let a ComfyUI block patch run, change or skip the block of a tower alone, whose tokens are all of "img"."""
+
+    def original(args: Mapping[str, Any]) -> dict[str, Any]:
+        (tokens,) = args["img"]
+        return {"img": (block(tokens, stream, args["transformer_options"]),)}
+
+    args = {"img": (tokens,), "streams": (stream,), "transformer_options": options}
+    (tokens,) = replace(args, {"original_block": original})["img"]
+    return tokens

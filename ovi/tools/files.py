@@ -42,8 +42,10 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
     """Do the work of a command line and return its exit code.
 
     Bad input and files that cannot be read or written are one line on stderr and exit code 2; an interruption is the
-    line `interrupted` and exit code 130.
+    line `interrupted` and exit code 130. Of several processes of a training, which torchrun numbers, the first on each
+    machine says what all of them come upon.
     """
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         return work()
     except ModuleNotFoundError as error:
@@ -53,11 +55,11 @@ def exit_code(work: Callable[[], int], interrupted: str) -> int:
         named = error.filename is not None and error.strerror is not None
         problem = f"{error.filename}: {error.strerror}." if named else str(error)
     except ValueError as error:
-        problem = str(error)
+        problem = str(error) if first else ""
     except KeyboardInterrupt:
-        sys.stderr.write(f"{interrupted}\n")
+        sys.stderr.write(f"{interrupted}\n" if first else "")
         return INTERRUPTED
-    sys.stderr.write(f"{problem}\n")
+    sys.stderr.write(f"{problem}\n" if problem else "")
     return 2
 
 

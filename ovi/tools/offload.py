@@ -61,8 +61,8 @@ def recompute_blocks(layers: int, *, on_cpu: bool = False, pin: bool = False) ->
     def replace(args: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
         others = {name: value for name, value in args.items() if name != "img"}
 
-        def run(video: Tensor, audio: Tensor) -> Any:
-            return extra["original_block"]({**others, "img": (video, audio)})["img"]
+        def run(*tokens: Tensor) -> Any:
+            return extra["original_block"]({**others, "img": tokens})["img"]
 
         with save_on_cpu(pin_memory=pin) if on_cpu else nullcontext():
             return {"img": recomputed(run, *args["img"], use_reentrant=False)}

@@ -83,3 +83,23 @@ def test_errors_are_one_line(capsys, error, code, line):
     said = capsys.readouterr().err
     assert said.startswith(line)
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ValueError("bad input"), ""), (KeyboardInterrupt(), ""), (OSError("no space left"), "no space left\n")],
+)
+def test_what_all_processes_of_a_machine_come_upon_is_said_once(capsys, monkeypatch, error, said):
+    """By the first of them; what only this one may know it says itself."""
+
+    def work():
+        raise error
+
+    codes = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        codes.append(exit_code(work, "stopped"))
+        if rank == "0":
+            assert capsys.readouterr().err
+    assert codes[0] == codes[1]
+    assert capsys.readouterr().err == said

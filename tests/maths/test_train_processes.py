@@ -19,9 +19,9 @@ CLOSE = 1e-5
 
 
 def command(folder, *options):
-    paths = [str(folder / "model.safetensors"), "--clips", str(folder / "clips"), "--out", str(folder / "out.safetensors")]
+    model, clip_folder, out = (str(folder / name) for name in ("model.safetensors", "clips", "out.safetensors"))
     settings = "--device cpu --float32 --rank 2 --steps 2 --save-every 1 --keep 1 --lr 0.01"
-    return [*paths, *settings.split(), *options]
+    return [model, "--clips", clip_folder, "--out", out, *settings.split(), *options]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import accelerate
-    import torch.distributed.tensor  # noqa: F401 - these take seconds, here once for all
+    for name in ("accelerate", "torch.distributed.tensor"):  # which take seconds, here once for all processes
+        import_module(name)
 
     start_processes(one, (Path(sys.argv[1]), sys.argv[2:]), nprocs=SIZE, start_method="fork")
