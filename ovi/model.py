@@ -677,7 +677,7 @@ def _replaced(
 
 
 def _replaced_alone(
-    replace: Callable[..., Any], block: Block, tokens: Tensor, stream: Stream, options: Mapping[str, Any]
+    replace: Callable[..., Any], block: nn.Module, tokens: Tensor, stream: Stream, options: Mapping[str, Any]
 ) -> Tensor:
     """Let a ComfyUI block patch run, change or skip the block of a tower alone, whose tokens are all of "img"."""
 

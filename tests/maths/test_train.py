@@ -20,7 +20,7 @@ from ovi.given import prefix
 from ovi.tools import train as tool
 from ovi.tools.offload import recompute_blocks
 from support import golden_model
-from support.training import EMPTY, SETTINGS, clips, tensors, trainer
+from support.training import EMPTY, LAYERS, SETTINGS, clips, tensors, trainer
 
 LONGER = 4, 17  # video and audio latents of 13 frames
 
@@ -396,7 +396,7 @@ def folder(tmp_path):
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate(clips()):
         save_file(tensors(clip), tmp_path / "clips" / f"{i}.safetensors")
-    shutil.copy(golden_model.MODEL, tmp_path / "model.safetensors")
+    golden_model.write(tmp_path / "model.safetensors", LAYERS)
     return tmp_path
 
 
@@ -423,8 +423,8 @@ def test_whole_model(folder):
     with safe_open(folder / "out.safetensors", "pt") as file:
         metadata = file.metadata()
     weights = load_file(folder / "out.safetensors")
-    assert OviConfig.from_state_dict(weights, metadata=metadata) == golden_model.load().config
-    assert all(not torch.equal(weights[key].float(), tensor) for key, tensor in load_file(golden_model.MODEL).items())
+    assert OviConfig.from_state_dict(weights, metadata=metadata) == golden_model.load(layers=LAYERS).config
+    assert all(not torch.equal(weights[key].float(), tensor) for key, tensor in golden_model.state(LAYERS).items())
 
 
 @pytest.mark.parametrize("options", [[], ["--float32"]])

@@ -17,10 +17,9 @@ from ovi.tools import train as tool
 from ovi.tools.frozen import FrozenLinear
 from ovi.tools.trainer import Trainer
 from support import golden_model
-from support.training import EMPTY, SETTINGS, clips, tensors
+from support.training import EMPTY, LAYERS, SETTINGS, clips, tensors
 
 BASES = ["fp32", "fp8", "nvfp4"]
-LAYERS = 2
 SETTING = dataclasses.replace(SETTINGS, accumulate=2, batch=1)
 
 
@@ -29,7 +28,7 @@ def bases(tmp_path_factory):
     """The first layers of the golden model in a file, as each base."""
     folder = tmp_path_factory.mktemp("bases")
     paths = {name: folder / f"{name}.safetensors" for name in BASES}
-    save_file(golden_model.state(LAYERS), paths["fp32"], golden_model.metadata())
+    golden_model.write(paths["fp32"], LAYERS)
     for name in BASES[1:]:
         assert convert.main(["quantize", str(paths["fp32"]), str(paths[name]), "--format", name]) == 0
     return paths

@@ -15,7 +15,7 @@ from ovi.tools import curves, options
 from ovi.tools import train as tool
 from ovi.tools.clips import Folder
 from support import golden_model
-from support.training import clips, tensors
+from support.training import LAYERS, clips, tensors
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path):
     (tmp_path / "clips").mkdir()
     for i, clip in enumerate([*clips(2), *clips(1, frames=3, latents=13)]):
         save_file(tensors(clip), tmp_path / "clips" / f"{i}.safetensors")
-    shutil.copy(golden_model.MODEL, tmp_path / "model.safetensors")
+    golden_model.write(tmp_path / "model.safetensors", LAYERS)
     return tmp_path
 
 

@@ -14,7 +14,7 @@ from ovi.tools.previews import LORA_NODE, with_lora
 from support import golden_model
 from support.batch import clip, write
 from support.fake_comfy import FakeComfy
-from support.training import clips, tensors
+from support.training import LAYERS, clips, tensors
 
 PROMPTS = [{"prompt": "A <S>bell<E> rings", "name": "bell"}, {"prompt": "A dog barks", "name": "dog"}]
 
@@ -24,6 +24,7 @@ def run(tmp_path):
     """A function that trains a LoRA for some steps and shows clips at each second one; returns the exit code."""
     (tmp_path / "clips").mkdir()
     (tmp_path / "loras").mkdir()
+    golden_model.write(tmp_path / "model.safetensors", LAYERS)
     save_file(tensors(clips(1)[0]), tmp_path / "clips" / "0.safetensors")
     prompts = write(tmp_path, *PROMPTS)
 
@@ -31,7 +32,7 @@ def run(tmp_path):
         paths = ["--clips", tmp_path / "clips", "--out", tmp_path / "out.safetensors", "--validate", prompts]
         options = [*paths, "--loras", tmp_path / "loras", "--server", server, "--rank", 2, "--steps", 3]
         options += ["--save-every", 1, "--validate-every", 2, "--device", "cpu", *more]
-        return tool.main([str(golden_model.MODEL), *map(str, options)])
+        return tool.main([str(tmp_path / "model.safetensors"), *map(str, options)])
 
     return run
 

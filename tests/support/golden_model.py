@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ovi.config import OviConfig
 from ovi.model import OviModel
@@ -27,6 +27,11 @@ def state(layers: int = LAYERS) -> dict[str, torch.Tensor]:
     """The golden model's tensors, of its first layers alone."""
     later = tuple(f".blocks.{i}." for i in range(layers, LAYERS))
     return {key: tensor for key, tensor in load_file(MODEL).items() if not any(part in key for part in later)}
+
+
+def write(path: Path, layers: int = LAYERS) -> None:
+    """Write the golden model, or its first layers."""
+    save_file(state(layers), path, metadata())
 
 
 def load(dtype: torch.dtype = torch.float32, layers: int = LAYERS) -> OviModel:

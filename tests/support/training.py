@@ -12,6 +12,7 @@ from . import golden_model
 
 SETTINGS = Settings(batch=2, lr=1e-3, warmup=2, split=0.5, split_steps=4, first_frame=0.5, text_dropout=0.5)
 EMPTY = torch.zeros(0, 64)
+LAYERS = 2  # of the golden model, the first ones, which is deep enough
 
 
 def clips(n=3, persons=0, frames=2, latents=9):
@@ -31,10 +32,16 @@ def tensors(sample):
     return {name: value for name, value in sample._asdict().items() if name in ("video", "audio", "context")}
 
 
+def gap(one, other):
+    """Return by how much tensors differ, as a share of the others of their names."""
+    flat, exact = (torch.cat([of[name].detach().flatten() for name in one]) for of in (one, other))
+    return (flat - exact).norm() / exact.norm()
+
+
 def trainer(settings=SETTINGS, steps=6, rank=0, persons=0, samples=None, added=None, model=None, **options):
-    """Return a trainer of the golden model, or another, or of LoRAs of a rank on it, `added` as `Lora` says."""
+    """Return a trainer of a model (None: the golden one's first layers), or of LoRAs on it, `added` as `Lora` says."""
     torch.manual_seed(0)  # what LoRAs start from
-    model = golden_model.load() if model is None else model
+    model = golden_model.load(layers=LAYERS) if model is None else model
     if not rank:
         model.requires_grad_(True)
     if rank:

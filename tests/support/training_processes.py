@@ -109,7 +109,7 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for name in ("accelerate", "torch._dynamo", "torch.distributed.tensor"):  # which take seconds, here once for all processes
+    for name in ("accelerate", "torch._dynamo", "torch.distributed.tensor"):  # which take seconds, here once for all
         import_module(name)
 
     start_processes(one, (Path(sys.argv[1]), sys.argv[2:]), nprocs=SIZE, start_method="fork")
