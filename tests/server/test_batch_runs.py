@@ -8,11 +8,14 @@ import sys
 import time
 
 import av
+import numpy as np
 import pytest
+from safetensors.torch import save_file
 
-from ovi.tools import batch
-from support import ROOT, workflows
+from ovi.tools import batch, train
+from support import ROOT, tiny, workflows
 from support.batch import settings, still, write
+from support.training import clips, tensors
 from support.workflows import id_of, node_of
 
 pytestmark = pytest.mark.server
@@ -132,3 +135,27 @@ def test_a_clip_is_a_workflow_too(server, tmp_path):
     (row,) = batch.read(write(tmp_path, {SEED: "5"}), batch.load(tmp_path / "0001.mp4"))
     assert node_of(row.prompt, "EmptyOviLatent")["inputs"]["width"] == 32
     assert node_of(row.prompt, "RandomNoise")["inputs"]["noise_seed"] == 5
+
+
+def test_a_training_shows_clips_with_its_lora(server, tmp_path):
+    """Before the first step and after the last one, of the same prompt and noise."""
+    (tmp_path / "clips").mkdir()
+    save_file(tensors(clips(1)[0]), tmp_path / "clips" / "0.safetensors")
+    table = write(tmp_path, LEAST | {"prompt": "A <S>bell<E> rings", "name": "bell", SEED: "1"})
+    out, loras = tmp_path / "out.safetensors", server.models / "loras"
+    before = sorted(loras.iterdir())
+    command = [server.models / tiny.OVI, "--clips", tmp_path / "clips", "--out", out, "--device", "cpu"]
+    command += ["--rank", 2, "--steps", 2, "--warmup", 1, "--lr", 0.1, "--layers", "ffn"]
+    command += ["--validate", table, "--server", server.url, "--workflow", fitted(tmp_path), "--loras", loras]
+    assert train.main([str(word) for word in command]) == 0
+    shown = tmp_path / "out.clips"
+    page = (shown / "index.html").read_text()
+    names = [f"{step:07}/bell.mp4" for step in (0, 2)]
+    assert [f'src="{name}"' in page for name in names] == [True, True]
+    found = []
+    for name in names:
+        with av.open(shown / name) as clip:
+            assert [stream.type for stream in clip.streams] == ["video", "audio"]
+            found.append(next(clip.decode(video=0)).to_ndarray(format="rgb24").astype(int))
+    assert np.abs(found[0] - found[1]).mean() > 1  # of 255
+    assert sorted(loras.iterdir()) == before
