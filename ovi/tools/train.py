@@ -199,7 +199,7 @@ def check_memory(args: argparse.Namespace, *, shard: bool = False) -> None:
     if args.offload_blocks and not args.rank:
         raise ValueError("--offload-blocks is for weights that are not trained; set --rank above 0.")
     if args.offload_blocks and shard:
-        raise ValueError("--offload-blocks needs the whole model in each process; leave out it or --shard.")
+        raise ValueError("--offload-blocks needs the whole model in each process; leave it out, or --shard.")
 
 
 def _previews(args: argparse.Namespace) -> Previews | None:

@@ -16,6 +16,7 @@ from ovi.tools import train
 from ovi.tools.clips import Folder
 from support import golden_model
 from support.media import BlockVAE, WindowVAE, broken, random_frames, tone
+from support.sampling import empty, prompts
 from support.videos import SCALE, write_video
 
 pytestmark = pytest.mark.comfyui
@@ -285,3 +286,25 @@ def test_a_file_says_what_it_was_made_from(make, tmp_path):
     assert set(tensors) == {"video", "audio", "context"}
     assert set(metadata) == {"made_from"}
     assert len(json.dumps(metadata)) < 200
+
+
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [
+        (1, "Number of positive conditions .1. does not match number of images .0."),
+        (2, "expected Tensor as element 0 in argument 0, but got NestedTensor"),
+    ],
+)
+def test_comfyui_s_own_training_takes_no_joint_latents(comfy, model, loop, clips, message):
+    """As docs/training.md says: it stops before anything of this pack runs."""
+    comfy.core("nodes_train")
+    positive, _ = prompts(loop)
+    options = {
+        "batch_size": 1, "steps": 1, "grad_accumulation_steps": 1, "learning_rate": 1e-3, "rank": 2, "seed": 0,
+        "optimizer": "AdamW", "loss_function": "MSE", "training_dtype": "fp32", "lora_dtype": "fp32",
+        "quantized_backward": False, "algorithm": "LoRA", "gradient_checkpointing": True, "checkpoint_depth": 1,
+        "offloading": False, "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
+    }  # fmt: skip
+    given = {"model": [model], "latents": [empty()] * clips, "positive": [positive] * clips}
+    with pytest.raises((ValueError, TypeError), match=message):
+        comfy.run("TrainLoraNode", **given, **{name: [value] for name, value in options.items()})

@@ -126,5 +126,5 @@ def test_a_missing_library_is_named(monkeypatch):
 def test_blocks_in_ram_are_not_shared_out():
     args = options.parse(["m", "--clips", "c", "--out", "o", "--offload-blocks", "1"])
     tool.check_memory(args)
-    with pytest.raises(ValueError, match="--offload-blocks needs the whole model in each process; leave out it or"):
+    with pytest.raises(ValueError, match="--offload-blocks needs the whole model in each process; leave it out, or"):
         tool.check_memory(args, shard=True)
