@@ -20,7 +20,7 @@ CLOSE = 1e-5
 
 def command(folder, *options):
     model, clip_folder, out = (str(folder / name) for name in ("model.safetensors", "clips", "out.safetensors"))
-    settings = "--device cpu --float32 --rank 2 --steps 2 --save-every 1 --keep 1 --lr 0.01"
+    settings = "--device cpu --float32 --rank 2 --steps 2 --save-every 2 --keep 1 --lr 0.01"
     return [model, "--clips", clip_folder, "--out", out, *settings.split(), *options]
 
 
@@ -45,8 +45,8 @@ def ranks(folder):
 @pytest.mark.parametrize("mode", MODES)
 def test_two_processes_are_one_with_twice_the_batch(ranks, mode):
     """And as one that accumulates: losses and gradients, and so the weights."""
-    got = ranks[0][mode]["whole"]
-    assert got["history"] == ranks[1][mode]["whole"]["history"]
+    got = ranks[0][mode]
+    assert got["history"] == ranks[1][mode]["history"]
     for batch, accumulate in ((2, 2), (4, 1)):
         run = training_processes.make(mode, batch, accumulate)
         history = [run.step() for _ in range(training_processes.STEPS)]
@@ -59,16 +59,15 @@ def test_two_processes_are_one_with_twice_the_batch(ranks, mode):
 
 def test_towers_without_a_loss_were_among_them(ranks):
     """The processes of DDP took a step of clips without audio."""
-    assert {audio == 0 for _, audio in ranks[0]["ddp"]["whole"]["history"]} == {True, False}
+    assert {audio == 0 for _, audio in ranks[0]["ddp"]["history"]} == {True, False}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_and_resumed(ranks, mode):
-    """Bit for bit."""
-    whole, resumed = (ranks[0][mode][kind] for kind in ("whole", "resumed"))
-    assert resumed["history"] == whole["history"]
-    for kind in ("trained", "averaged", "gradients"):
-        assert all(torch.equal(resumed[kind][name], tensor) for name, tensor in whole[kind].items())
+    """Bit for bit, in each process."""
+    for rank in ranks:
+        assert rank[mode]["resumed"] == rank[mode]["history"]
+        assert rank[mode]["changed"] == []
 
 
 def test_a_model_that_is_shared_out(ranks):

@@ -53,13 +53,17 @@ def make(mode: str, batch: int, accumulate: int, **more: Any) -> Trainer:
     )
 
 
-def found(run: Trainer) -> dict[str, Any]:
-    """Return what a trainer has come to: losses, weights, and the mean gradients, which the optimiser keeps."""
+def come_to(run: Trainer) -> dict[str, dict[str, torch.Tensor]]:
+    """Return what a trainer has come to: weights, and the mean gradients, which the optimiser keeps."""
     weights = {name: p.detach() for name, p in run.trained.items()}
-    state = run.optimizer.state_dict()["state"]
-    means = {name: state[i]["exp_avg"] for i, name in enumerate(run.trained) if i in state}
-    whole = run.processes.whole({"trained": weights, "averaged": run.averaged, "gradients": means})
-    return {"history": run.history, **whole}
+    state = run.optimizer.state
+    means = {name: state[p]["exp_avg"] for name, p in run.trained.items() if p in state}
+    return {"trained": weights, "averaged": run.averaged, "gradients": means}
+
+
+def found(run: Trainer) -> dict[str, Any]:
+    """Return the losses of a trainer, and what all processes have come to."""
+    return {"history": run.history, **run.processes.whole(come_to(run))}
 
 
 def run(folder: Path, command: list[str]) -> list[dict[str, Any]]:
@@ -75,7 +79,7 @@ def run(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(SIZE)]
 
 
-def one(rank: int, folder: Path, command: list[str]) -> None:
+def process(rank: int, folder: Path, command: list[str]) -> None:
     """Be one of the processes, and write what it has found."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.save(in_process(folder, command), folder / f"{rank}.pt")
@@ -84,6 +88,10 @@ def one(rank: int, folder: Path, command: list[str]) -> None:
 def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
     """Train in every mode, without and with a stop on the way, and by the command line; return what each comes to."""
     from torch.distributed.tensor import DTensor
+
+    def own(tensor: Any) -> torch.Tensor:
+        """Return what this process has of a tensor."""
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     processes = started("cpu", "adamw", shard=False)
     assert isinstance(processes, Several)
@@ -98,10 +106,19 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
         for one in (whole, resumed):
             one.step()
         tensors = [*whole.model.parameters(), *whole.averaged.values()]
-        shared = {isinstance(tensor, DTensor) for tensor in tensors}
-        own = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-        numbers = [sum(map(torch.Tensor.numel, of)) for of in (own, tensors)]
-        results[name] = {"whole": found(whole), "resumed": found(resumed), "shared": shared, "numbers": numbers}
+        after = come_to(resumed)
+        results[name] = {
+            **found(whole),
+            "shared": {isinstance(tensor, DTensor) for tensor in tensors},
+            "numbers": [sum(map(torch.Tensor.numel, of)) for of in (map(own, tensors), tensors)],
+            "resumed": resumed.history,
+            "changed": [
+                (kind, key)
+                for kind, expected in come_to(whole).items()
+                for key, tensor in expected.items()
+                if not torch.equal(own(after[kind][key]), own(tensor))
+            ],
+        }
     if not processes.first:  # which must not write
         tool.writing = trainer_module.writing = options.write = curves.plot = None
     results["exit code"] = tool.main(command)
@@ -112,4 +129,4 @@ if __name__ == "__main__":
     for name in ("accelerate", "torch._dynamo", "torch.distributed.tensor"):  # which take seconds, here once for all
         import_module(name)
 
-    start_processes(one, (Path(sys.argv[1]), sys.argv[2:]), nprocs=SIZE, start_method="fork")
+    start_processes(process, (Path(sys.argv[1]), sys.argv[2:]), nprocs=SIZE, start_method="fork")
