@@ -72,7 +72,9 @@ class Several(Processes):
         self.accelerator = accelerator
         self.shard = shard
         self.rank, self.size = accelerator.process_index, accelerator.num_processes
-        self.device = accelerator.device
+        device: torch.device = accelerator.device
+        # It numbers the CPU by process, and its hooks take what is already on "cpu" for somewhere else.
+        self.device = torch.device("cpu") if device.type == "cpu" else device
 
     def prepared(self, model: OviModel, *, unused: bool) -> Callable[..., Any]:
         """Share the model out, or let accelerate wrap it in DDP."""

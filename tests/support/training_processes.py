@@ -21,7 +21,7 @@ from bench.weights import quantise
 from ovi.tools import curves, options
 from ovi.tools import train as tool
 from ovi.tools import trainer as trainer_module
-from ovi.tools.distributed import Several, started
+from ovi.tools.distributed import Processes, Several, started
 from ovi.tools.offload import place
 from ovi.tools.trainer import Trainer
 
@@ -38,19 +38,18 @@ MODES: dict[str, dict[str, Any]] = {  # by name: what is trained, and whether it
 }
 
 
-def make(mode: str, batch: int, accumulate: int, **more: Any) -> Trainer:
+def make(mode: str, batch: int, accumulate: int, processes: Processes | None = None) -> Trainer:
     """Return a trainer as a mode says."""
     given = {"base": None, "blocks": 0, **MODES[mode]}
     del given["shard"]
     model = golden_model.load(layers=LAYERS)
     if base := given.pop("base"):
         quantise(model, base)
-    place(model, "cpu", given.pop("blocks"))
+    place(model, (processes and processes.device) or "cpu", given.pop("blocks"))
     settings = dataclasses.replace(SETTINGS, batch=batch, accumulate=accumulate, seed=1)
     alone = "buckets" in given
-    return trainer(
-        settings, STEPS, model=model, samples=SAMPLES if alone else SAMPLES[:3], complete=not alone, **given, **more
-    )
+    given |= {"samples": SAMPLES if alone else SAMPLES[:3], "complete": not alone, "processes": processes}
+    return trainer(settings, STEPS, model=model, **given)
 
 
 def come_to(run: Trainer) -> dict[str, dict[str, torch.Tensor]]:
