@@ -69,9 +69,12 @@ class Row:
 
     name: str
     sampler: str = "unipc"
+    solver: str = ""  # whose sigmas there are, as in Ovi Scheduler; empty: the sampler's
+    shift: float = sampling.SHIFT
     steps: int = STEPS
     cfg: float = 1.0
     audio_cfg: float | None = None  # None: as much as the video's
+    during: tuple[float, float] = (0.0, 1.0)  # the part of the schedule with guidance, as in Ovi Guidance
     skip_blocks: str = ""
     sync_scale: float = 0.0
     audio_shift: float = 0.0  # 0: as much as the video's
@@ -223,9 +226,14 @@ def sampled(
 def guided(model: Patcher, row: Row) -> Any:
     """Return ComfyUI's guider of a row."""
     video_cfg, audio_cfg = row.reference_cfg
-    options = {"video_reference_cfg": video_cfg, "audio_reference_cfg": audio_cfg, "sync_scale": row.sync_scale}
+    options: dict[str, Any] = {
+        "video_reference_cfg": video_cfg,
+        "audio_reference_cfg": audio_cfg,
+        "sync_scale": row.sync_scale,
+    }
     audio = row.cfg if row.audio_cfg is None else row.audio_cfg
-    changed = native.guide(row.change(model), audio, row.skip_blocks, audio_shift=row.audio_shift, **options)
+    parts = {"video": row.during, "audio": row.during}
+    changed = native.guide(row.change(model), audio, row.skip_blocks, audio_shift=row.audio_shift, **parts, **options)
     guider = comfy.samplers.CFGGuider(changed)
     guider.set_cfg(row.cfg)
     return guider
@@ -285,7 +293,7 @@ def finished(
             NestedTensor([part[some] for part in noise]),
             NestedTensor([video[some], audio[some]]),
             SAMPLERS[row.sampler],
-            sampling.flow_sigmas(row.steps, solver=row.sampler),
+            sampling.flow_sigmas(row.steps, row.shift, row.solver or row.sampler),
             NestedTensor(generated) if generated else None,
             seed=seed,
             disable_pbar=True,
@@ -298,7 +306,7 @@ def finished(
 def masks(given: str, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
     """Set masks [1, 1, F, h, w] and [1, 1, L] of ones to 0 where something is given.
 
-    It is "video", "audio", the "start" of both, or the "end" of the video, its last frames.
+    It is "video", "audio", the "start" of both, or of the video the "first" frame or the "end", its last frames.
     """
     if given == "video":
         video.zero_()
@@ -307,6 +315,8 @@ def masks(given: str, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
     elif given == "start":
         video[:, :, :START] = 0.0
         audio[..., : geometry.audio_latents(geometry.frames(START))] = 0.0
+    elif given == "first":
+        video[:, :, 0] = 0.0
     elif given == "end":
         video[:, :, -1] = 0.0
     return video, audio

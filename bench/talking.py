@@ -2,27 +2,27 @@
 
 Syllable errors are the share of the syllables that are wrong, missing or too many. Every row has the prompts and the
 noise of the first one, so that differences from it are paired: their 95 % intervals come from drawing clips again.
+With `--saving` the first third of the prompts is there to choose settings by, and the table has the others.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
 from torch import Tensor
 
-from miniature import WEIGHTS, judge, speech, text, world
+from miniature import WEIGHTS, judge
 from miniature.figures import GRID, INK, LINES, PAPER
 
 MODEL = WEIGHTS / "ovi_talking.safetensors"
 
+STEPS, CFG = 20, 2.0  # of the first row
+CACHES, THRESHOLDS = ("EasyCache", "LazyCache"), (0.05, 0.1, 0.2, 0.4)
 DRAWS = 2000  # bootstrap samples
 HARM = 0.03  # more syllable errors, or less correlation, than a cache may be shown to bring for being harmless
 COLUMNS: Mapping[str, str] = {
@@ -43,6 +43,23 @@ HEAD = (
 )
 
 
+def name_of(steps: int, cfg: float) -> str:
+    """Return the name of the row with these steps and this cfg."""
+    return f"{steps} steps, cfg {cfg:g}"
+
+
+def cache_name(cache: str, threshold: float) -> str:
+    """Return the name of the row with a cache."""
+    return f"{cache}, threshold {threshold:g}"
+
+
+# Rows whose errors are compared, the first with the second.
+PAIRS = [
+    *((name_of(2, cfg), name_of(4, cfg)) for cfg in (1.0, CFG, 3.0)),
+    *((name_of(steps, 1.0), name_of(steps, CFG)) for steps in (4, STEPS)),
+]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A value and its 95 % interval."""
@@ -60,27 +77,39 @@ class Interval:
 
 @dataclass(frozen=True)
 class Result:
-    """The verdicts on a row's clips, the passes of the model for each clip, and the seconds of sampling them."""
+    """What a row's clips are judged to be, the passes of the model for each clip, and the seconds of sampling them.
+
+    Of each clip there are the syllable errors, the syllables of its prompt and the correlation, [N] each.
+    """
 
     name: str
-    verdicts: Sequence[judge.Verdict]
+    summary: Mapping[str, float]  # of `judge`
+    errors: Tensor
+    syllables: Tensor
+    correlations: Tensor
     passes: float
     seconds: float
 
-    @property
-    def errors(self) -> Tensor:
-        """The syllable errors of each clip, [N]."""
-        return torch.tensor([float(each.words.errors) for each in self.verdicts])
+    @classmethod
+    def of(cls, name: str, verdicts: Sequence[judge.Verdict], passes: float, seconds: float) -> Result:
+        """Sum up the verdicts on clips."""
+        each = (
+            torch.tensor([float(one.words.errors) for one in verdicts]),
+            torch.tensor([float(one.syllables) for one in verdicts]),
+            torch.tensor([round(one.sync.correlation, 4) for one in verdicts]),
+        )
+        return cls(name, judge.summary(verdicts), *each, passes, seconds)
+
+    @classmethod
+    def read(cls, name: str, saved: Mapping[str, Any]) -> Result:
+        """Return what `saved` returned."""
+        clips = {name: torch.tensor(values) for name, values in saved["clips"].items()}
+        return cls(name, saved["summary"], passes=saved["passes"], seconds=saved["seconds"], **clips)
 
     @property
-    def correlations(self) -> Tensor:
-        """The correlation of each clip, [N]."""
-        return torch.tensor([each.sync.correlation for each in self.verdicts])
-
-    @property
-    def syllables(self) -> Tensor:
-        """The syllables of each clip's prompt, [N]."""
-        return torch.tensor([float(each.syllables) for each in self.verdicts])
+    def lips_ms(self) -> float:
+        """The mean of the distances from an opening to a vowel and back."""
+        return (self.summary["to_vowel_ms"] + self.summary["to_opening_ms"]) / 2
 
     def error_rate(self) -> Interval:
         """Return the share of the syllables that are errors."""
@@ -94,25 +123,32 @@ class Result:
 
     def more_correlation(self, than: Result) -> Interval:
         """Return how much larger the mean correlation is than another row's."""
-        return share(self.correlations - than.correlations, torch.ones(len(self.verdicts)))
+        return share(self.correlations - than.correlations, torch.ones_like(self.correlations))
 
     def cells(self, first: Result) -> list[str]:
         """Word it for the table."""
-        summary = judge.summary(self.verdicts)
         more = None if self is first else self.more_errors(first)
         return [
             self.name,
             self.error_rate().percent(),
             more.percent(signed=True) if more else "",
-            *(form.format(summary[name]) for name, form in COLUMNS.items()),
+            *(form.format(self.summary[name]) for name, form in COLUMNS.items()),
             f"{self.passes:.1f}",
             f"{self.seconds:.0f} s",
         ]
 
     def saved(self) -> dict[str, Any]:
         """Return it for a JSON file, with what each clip is compared by."""
-        each = {"errors": self.errors.tolist(), "correlations": [round(one, 4) for one in self.correlations.tolist()]}
-        return {**judge.summary(self.verdicts), "passes": self.passes, "seconds": self.seconds, "clips": each}
+        clips = {name: getattr(self, name).tolist() for name in ("errors", "syllables", "correlations")}
+        return {"summary": dict(self.summary), "passes": self.passes, "seconds": self.seconds, "clips": clips}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rows that were measured, by name; of `choosing` are the clips that settings are chosen by."""
+
+    rows: dict[str, Result] = field(default_factory=dict)
+    choosing: dict[str, Result] = field(default_factory=dict)
 
 
 def share(parts: Tensor, wholes: Tensor) -> Interval:
@@ -125,7 +161,7 @@ def share(parts: Tensor, wholes: Tensor) -> Interval:
 
 def by_chance(first: Result) -> str:
     """Word the measures of the first row by chance, for the table."""
-    summary = judge.summary(first.verdicts)
+    summary = first.summary
     cells = [form.format(summary.get(f"{name}_chance", math.nan)) for name, form in COLUMNS.items()]
     return " | ".join(["by chance", f"{summary['syllables_chance']:.1%}", "", *cells, "", ""]).replace("nan", "")
 
@@ -171,52 +207,9 @@ def picture(results: Sequence[Result]) -> Image.Image:
     for i, result in enumerate(results):
         y = LINE * (i + 1.5)
         pen.text((4, y - 6), result.name, fill=INK)
-        of_correlation = share(result.correlations, torch.ones(len(result.verdicts)))
+        of_correlation = share(result.correlations, torch.ones_like(result.correlations))
         for panel, interval in enumerate((result.error_rate(), of_correlation)):
             pen.line([(place(panel, interval.low), y), (place(panel, interval.high), y)], fill=LINES[panel], width=2)
             x = place(panel, interval.value)
             pen.ellipse([x - 3, y - 3, x + 3, y + 3], fill=LINES[panel])
     return page
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure every row, or the first ones, and print them as they come, then what they say of few steps and caches.
-
-    `args` are those of `bench.quality`; importing ComfyUI must be possible by now.
-    """
-    from bench.talking_rows import CACHES, PAIRS, THRESHOLDS, cache_name, observed, rows
-    from miniature.nodes import text_encoder
-    from ovi import native
-
-    first_seed = world.HELD_OUT + 1000 * (1 + args.seed)
-    scenes = [speech.scene(first_seed + i) for i in range(args.prompts)]
-    results: dict[str, Result] = {}
-    with torch.inference_mode():
-        clip = text_encoder(load_file(text.TALKING))
-        model, others = native.load([str(args.model or MODEL)]), judge.others(scenes)
-        if not args.json:
-            print(HEAD)
-        for row in rows(args.model or MODEL, args.lora)[: args.rows]:
-            seen = observed(model, row, scenes, clip, args.seed)
-            verdicts = [judge.judge(*each) for each in zip(seen.scenes, seen.clips, others, strict=True)]
-            results[row.name] = Result(row.name, verdicts, seen.passes, seen.seconds)
-            if not args.json:
-                _print(results[row.name], next(iter(results.values())))
-    first = next(iter(results.values()))
-    if args.figure:
-        picture(list(results.values())).save(args.figure, optimize=True)
-    if args.json:
-        said = {name: getattr(args, name) for name in ("prompts", "seed")}
-        print(json.dumps(said | {"rows": {name: result.saved() for name, result in results.items()}}, indent=1))
-        return
-    print("", *comparisons(results, PAIRS), sep="\n")
-    for cache in CACHES:
-        most = harmless(results, first, {each: cache_name(cache, each) for each in THRESHOLDS})
-        print(f"{cache}: {'no threshold is' if most is None else f'up to {most:g}'} harmless")
-
-
-def _print(result: Result, first: Result) -> None:
-    """Print a row, and chance below the first."""
-    print(f"| {' | '.join(result.cells(first))} |", flush=True)
-    if result is first:
-        print(f"| {by_chance(first)} |", flush=True)

@@ -5,6 +5,7 @@ Importing this imports ComfyUI, as `bench.rows` does.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import time
@@ -19,6 +20,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor
 
+from bench import few_steps
 from bench.rows import (
     TO_AUDIO,
     TO_VIDEO,
@@ -34,36 +36,27 @@ from bench.rows import (
     quantised,
     sampled_latents,
 )
+from bench.talking import CACHES, CFG, MODEL, STEPS, THRESHOLDS, cache_name, name_of
 from miniature import initial, judge, nodes, speech, world
 from miniature.codecs import SPEECH, AudioCodec
 from ovi import join, media
 from ovi.native.joint import JointLatent
 from ovi.tools import convert
 
+CACHE_NODES = dict(zip(CACHES, (EasyCacheNode, LazyCacheNode), strict=True))
 STAGE = Stage(speech.HEIGHT, speech.WIDTH, speech.latents)
-STEPS, CFG = 20, 2.0  # of the first row
-CACHES = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}
-THRESHOLDS = 0.05, 0.1, 0.2, 0.4
 APART = (1.0, CFG), (CFG, 1.0), (1.0, 3.0), (3.0, 1.0)  # cfg of the video and of the audio
 WINDOW, OVERLAP = 9, 4  # video latents of a context window, of 13 in a clip, and those of two in common
 SHARED = 9  # frames that a clip has in common with the one before, which it continues
 
 
-def name_of(steps: int, cfg: float) -> str:
-    """Return the name of the row with these steps and this cfg."""
-    return f"{steps} steps, cfg {cfg:g}"
-
-
-def cache_name(cache: str, threshold: float) -> str:
-    """Return the name of the row with a cache."""
-    return f"{cache}, threshold {threshold:g}"
-
-
-# Rows whose errors are compared, the first with the second.
-PAIRS = [
-    *((name_of(2, cfg), name_of(4, cfg)) for cfg in (1.0, CFG, 3.0)),
-    *((name_of(steps, 1.0), name_of(steps, CFG)) for steps in (4, STEPS)),
-]
+def table(args: argparse.Namespace) -> list[Row]:
+    """Return the rows that the options of `bench.quality` ask for."""
+    if args.saving:
+        return few_steps.saving_rows(args.lora)
+    if args.turbo:
+        return few_steps.turbo_rows(args.lora)
+    return rows(args.model or MODEL, args.lora)
 
 
 def rows(path: Path, lora_path: Path | None = None) -> list[Row]:
@@ -88,7 +81,7 @@ def settings(path: Path) -> list[Row]:
         *(row(f"block {block} skipped", skip_blocks=str(block)) for block in range(1, initial.CONFIG.num_layers)),
         *(row(f"sync {scale:g}", sync_scale=scale) for scale in (1.0, 2.0, 4.0)),
         *(row(f"audio shift {shift:g}", audio_shift=shift) for shift in (2.0, 3.0, 8.0)),
-        *(row(cache_name(name, each), change=cached(CACHES[name], each)) for name, each in caches),
+        *(row(cache_name(name, each), change=cached(CACHE_NODES[name], each)) for name, each in caches),
         *(row(name, change=quantised(path, name)) for name in formats),
         row("context windows", change=windows(anchored=False), alone=True),
         row("context windows, anchored", change=windows(anchored=True), alone=True),

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bench import talking
 from miniature import judge, recogniser, speech, text, train_speech, voice, world
+from ovi import turbo
 from ovi.model import OviModel
 from support.sampling import noise, scaled
 
@@ -22,16 +23,20 @@ SCENES = [speech.scene(seed) for seed in (world.HELD_OUT, world.HELD_OUT + 1)]
 @pytest.fixture(scope="module")
 def observed(comfy):
     """A function that samples and observes a row by its name."""
-    from bench import talking_rows
+    from bench import few_steps, talking_rows
     from miniature.nodes import text_encoder
     from ovi import native
 
     model, clip = native.load([str(talking.MODEL)]), text_encoder(load_file(text.TALKING))
     rows = {row.name: row for row in talking_rows.rows(talking.MODEL)}
     assert len(rows) == len(talking_rows.rows(talking.MODEL)) <= 57  # 60 with those of a LoRA
+    saving = {row.name: row for row in few_steps.saving_rows(None)}
+    assert len(saving) == len(few_steps.saving_rows(None)) <= 36  # 40 with those of two LoRAs
+    rows |= saving
 
     def run(name, scenes=SCENES, steps=2):
-        return talking_rows.observed(model, dataclasses.replace(rows[name], steps=steps), scenes, clip, seed=0)
+        row = dataclasses.replace(rows[name], steps=steps or rows[name].steps)
+        return talking_rows.observed(model, row, scenes, clip, seed=0)
 
     return run
 
@@ -62,6 +67,33 @@ def test_a_row_has_as_many_passes_a_clip(observed, name, passes):
     seen = observed(name)
     assert seen.passes == passes
     assert len(seen.clips) == len(seen.scenes) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [
+        ("unipc, 8 steps, cfg 2 from 0% to 45%", 12),
+        ("unipc, 8 steps, cfg 2 from 20% to 70%", 12),
+        ("unipc, 3 steps, cfg 2 from 0% to 30%", 4),
+    ],
+)
+def test_guidance_in_a_part_of_the_steps_saves_passes(observed, name, passes):
+    assert observed(name, SCENES[:1], steps=None).passes == passes
+
+
+def test_a_lora_for_few_steps_is_sampled_as_it_says(comfy, tmp_path):
+    """Its rows have the sampler, sigmas and cfg of its metadata; without them it is refused."""
+    from bench import few_steps
+
+    made, path = turbo.Sampling(3, 4.0, 1.0, 1.0, "euler"), tmp_path / "lora.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata=made.metadata())
+    student = few_steps.turbo_rows(path)[2]
+    assert (student.name, student.steps, student.shift) == ("student, 3 steps, strength 1", 3, 4.0)
+    assert (student.sampler, student.solver, student.cfg, student.audio_cfg) == ("euler", "dpm++", 1.0, 1.0)
+    assert [row.steps for row in few_steps.saving_rows(path)[-2:]] == [2, 4]
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(SystemExit, match="does not say"):
+        few_steps.turbo_rows(path)
 
 
 def test_given_audio_and_video_are_preserved(observed):

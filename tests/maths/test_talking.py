@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from bench import talking
-from miniature import judge, lips, recogniser
-
-SYNC = lips.Sync(0.8, 0.0, (0.01,), (0.02,))
-OFF = lips.Sync(0.3, 0.1, (0.07,), (0.06,))
-SEEN = lips.Seen(("red", "small", "left"), torch.zeros(49), (0.1,))
-WORDS, OTHERS = judge.Words(0, 0), judge.Words(3, 2)
-RIGHT = judge.Verdict(
-    recogniser.Heard(("ma",), (0.1,), "low"), SEEN, 4, WORDS, OTHERS, True, True, True, SYNC, OFF, OFF
-)
-
-
-def result(errors, name="row", correlation=0.8):
-    """A row whose clips have these errors."""
-    sync = dataclasses.replace(SYNC, correlation=correlation)
-    verdicts = [dataclasses.replace(RIGHT, words=judge.Words(each, 0), sync=sync) for each in errors]
-    return talking.Result(name, verdicts, passes=2.0, seconds=1.0)
+from support.verdicts import result
 
 
 def test_the_interval_of_a_share():
@@ -43,8 +29,7 @@ def test_differences_are_paired():
     difference = more.more_errors(few)
     assert (difference.value, difference.low, difference.high) == (0.25, 0.25, 0.25)
     assert difference.percent(signed=True) == "+25.0 (+25.0 to +25.0)"
-    longer = [dataclasses.replace(RIGHT, syllables=8)] * 32
-    assert dataclasses.replace(few, verdicts=longer).more_errors(more) is None
+    assert dataclasses.replace(few, syllables=torch.full((32,), 8.0)).more_errors(more) is None
 
 
 def test_a_row_of_the_table():
@@ -71,7 +56,9 @@ def test_a_row_of_the_table():
         "",
         "",
     ]
-    assert first.saved()["clips"]["errors"] == [0, 0, 2, 2]
+    read = talking.Result.read("row", json.loads(json.dumps(first.saved())))
+    assert read.cells(read) == cells
+    assert read.more_errors(first) == talking.Interval(0.0, 0.0, 0.0)
 
 
 def test_the_largest_harmless_threshold():
