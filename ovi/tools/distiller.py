@@ -147,7 +147,7 @@ class Distiller(Trainer):
             for name, weight in self.trained.items():
                 weight.copy_(self.averaged[name])
         self.optimizer = optimizer(list(self.trained.values()), self.settings)
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=self.draw)))  # the critic's first weights
+        torch.manual_seed(self._drawn(2**62))  # the critic's first weights
         self._add_critic()
 
     def _add_critic(self) -> None:
@@ -192,8 +192,8 @@ class Distiller(Trainer):
         steps, substeps = self.recipe.student_steps, self.recipe.substeps
         if self.recipe.guidance_only:
             low, high = (max(1, round(steps * (1 + by))) for by in (-VARIED, VARIED))
-            steps, substeps = int(torch.randint(low, high + 1, (1,), generator=self.draw)), 1
-        i = int(torch.randint(steps, (1,), generator=self.draw))
+            steps, substeps = low + self._drawn(high + 1 - low), 1
+        i = self._drawn(steps)
         generated, shift = batch.conditions.generated, self.settings.shift
         student = self._of(STUDENT, batch)
         way = distillation.schedule(steps, shift)[: i + 1]
@@ -220,7 +220,7 @@ class Distiller(Trainer):
 
     def _generated(self, batch: Batch) -> Latents:
         """Generate clips as the student expects them at one of its steps, with a gradient of that step alone."""
-        i = int(torch.randint(self.recipe.student_steps, (1,), generator=self.draw))
+        i = self._drawn(self.recipe.student_steps)
         generated, student = batch.conditions.generated, self._of(STUDENT, batch)
         x = distillation.walk(student, batch.noise, self.sigmas[: i + 1], generated)
         x0 = distillation.clean(student, x, self.sigmas[i], generated)
@@ -255,6 +255,10 @@ class Distiller(Trainer):
             texts, others = self.model.embed_texts(noise, context), self.model.embed_texts(noise, *negatives)
         return Batch(noise, Conditions(texts, others, generated, _persons(samples, self.device)), prompts)
 
+    def _drawn(self, count: int) -> int:
+        """Draw a number from 0 to `count` - 1."""
+        return int(torch.randint(count, (1,), generator=self.draw))
+
     def _noise(self, count: int) -> Latents:
         """Draw noise for clips, on the model's device."""
         return [torch.randn((count, *shape), generator=self.draw).to(self.device) for shape in self.size]
@@ -282,7 +286,7 @@ class Distiller(Trainer):
                 continue
             fitting = [frame for frame in self.frames if self._fit(frame.prompt, prompts[row])]
             if fitting:
-                chosen = fitting[int(torch.randint(len(fitting), (1,), generator=self.draw))]
+                chosen = fitting[self._drawn(len(fitting))]
                 prompts[row], found[row] = chosen.prompt, chosen.latent
         return found
 
