@@ -19,7 +19,7 @@ from ..turbo import Sampling
 from . import options, train
 from .clips import Prompts, read_context
 from .distiller import CURVES, Distiller, Size
-from .distributed import count_processes
+from .distributed import Processes, started
 from .files import check_paths, exit_code, program
 from .offload import place
 
@@ -56,12 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Distil; return the exit code: 0, or 2 with one line on stderr, or 130 where it was interrupted."""
 
     def work() -> int:
-        return _distil(options.parse(argv, _parser))
+        args = options.parse(argv, _parser)
+        processes = started(args.device, args.optimizer, shard=False)
+        try:
+            return _distil(args, processes)
+        finally:
+            processes.close()
 
     return exit_code(work, "Interrupted; the same command resumes from the .state beside the result, if it was saved.")
 
 
-def _distil(args: argparse.Namespace) -> int:
+def _distil(args: argparse.Namespace, processes: Processes) -> int:
     settings, lora = options.settings(args, SETTINGS), options.lora(args)
     train.require_at_least(args, iterations=1, rank=1, save_every=1, keep=0, width=1, height=1, frames=1)
     if lora is None:
@@ -69,10 +74,13 @@ def _distil(args: argparse.Namespace) -> int:
     dmd_iterations = _dmd_iterations(args)
     recipe = _recipe(args)
     train.check_memory(args)
-    if (count := count_processes()) > 1:
-        raise ValueError(f"Distillation runs in one process, but {count} were started; start it without a launcher.")
+    if processes.shard:
+        raise ValueError(
+            "Distillation needs the whole model in each process, not FSDP; choose several GPUs without it."
+        )
     sampling = Sampling(recipe.student_steps, settings.shift, 1.0, 1.0, "euler")
-    files = train.prepared(args, CURVES)
+    files = train.prepared(args, CURVES, first=processes.first)
+    device = processes.device or args.device
     if files.previews is not None and args.workflow is None:
         from .previews import in_few_steps
 
@@ -86,7 +94,7 @@ def _distil(args: argparse.Namespace) -> int:
     negatives = _negatives(args, config)
     read = [*args.model, *prompts.paths, *filter(None, (args.video_negative, args.audio_negative))]
     check_paths(sorted(set(read)), files.outputs, force=True)
-    place(model, args.device, args.offload_blocks, train.weight_dtype(model, float32=args.float32))
+    place(model, device, args.offload_blocks, train.weight_dtype(model, float32=args.float32))
     torch.manual_seed(args.seed)  # the LoRA's first weights
     distiller = Distiller(
         model,
@@ -101,9 +109,10 @@ def _distil(args: argparse.Namespace) -> int:
         autocast=not args.float32,
         recompute=not args.keep_activations,
         offload_activations=args.offload_activations,
-        device=args.device,
+        device=device,
         clips=prompts.names(),
         buckets=prompts.buckets(),
+        processes=processes,
     )
     train.produce(distiller, args, files, metadata | sampling.metadata())
     return 0

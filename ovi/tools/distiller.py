@@ -1,6 +1,7 @@
 """A model in distillation: the stages of a student, and the state from which it resumes exactly.
 
-As in training, every random number comes from one generator on the CPU.
+As in training, every random number comes from one generator on the CPU. Several processes draw the same batch, N times
+as large, and each takes its rows of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..lora import Lora
 from ..model import OviModel
 from ..references import References
 from ..sampling import shifted
+from .distributed import Processes
 from .optimizers import learning_rate, optimizer
 from .trainer import Trainer, update
 
@@ -59,7 +61,9 @@ class Batch(NamedTuple):
 
     noise: Latents  # with the first frames that are given
     conditions: Conditions
-    prompts: list[int]
+    prompts: list[int]  # of the rows of all processes ...
+    given: frozenset[int]  # ... and which of these have a first frame
+    shares: tuple[float, float]  # of this process in what the losses of video and audio are the means of
 
 
 class Distiller(Trainer):
@@ -68,7 +72,7 @@ class Distiller(Trainer):
     Both are LoRAs on `model`, which without them is the teacher, and so is the critic of the second stage. `iterations`
     and `dmd_iterations` are the steps of the stages. `negatives` are the negative prompts of video and audio,
     [T, text_dim]. The rest is as for a `Trainer`, whose learning rate and schedule each stage has from its start; of
-    the settings, what belongs to samples with noise does not count.
+    the settings, what belongs to samples with noise does not count. `processes` distil together.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Distiller(Trainer):
         device: torch.device | str | None = None,
         clips: Sequence[str] = (),
         buckets: Sequence[Sequence[int]] = (),
+        processes: Processes | None = None,
     ) -> None:
         self.adapters = Adapters(model, lora, device)
         student = self.adapters.add(STUDENT)
@@ -105,6 +110,8 @@ class Distiller(Trainer):
             buckets=buckets,
             trained=student,
         )
+        if processes is not None:
+            self.processes = processes  # only now: DDP would wait for a gradient after each pass
         self.recipe, self.size, self.iterations = recipe, size, iterations
         self.negatives = (self.empty, self.empty) if negatives is None else negatives
         self.sigmas = distillation.schedule(recipe.student_steps, settings.shift)
@@ -172,7 +179,10 @@ class Distiller(Trainer):
             self.critic_history.append(found)
 
     def _gradients_of(self, name: str, losses_of: Callable[[Batch], Losses]) -> Losses:
-        """Add the gradients of a LoRA's losses on `accumulate` batches; return their means for video and audio."""
+        """Add the gradients of a LoRA's losses on `accumulate` batches; return their means for video and audio.
+
+        Both are those of all processes.
+        """
         parts = self.settings.accumulate
         found = []
         for _ in range(parts):
@@ -180,11 +190,15 @@ class Distiller(Trainer):
             # Without the cache of converted weights, from which older PyTorch gives a pass with a gradient those of
             # one without.
             with torch.autocast(self.device.type, torch.bfloat16, self.autocast, cache_enabled=False):
-                video, audio = losses_of(batch)
+                losses = losses_of(batch)
+            video, audio = (loss * share for loss, share in zip(losses, batch.shares, strict=True))
             with self.adapters.use(name):  # for blocks that are computed again
                 ((video + self.settings.audio_weight * audio) / parts).backward()
             found.append(torch.stack([video.detach(), audio.detach()]))
-        video, audio = torch.stack(found).mean(0)
+        for weight in (self.critic if name == CRITIC else self.trained).values():
+            if weight.grad is not None:
+                weight.grad = self.processes.summed(weight.grad)
+        video, audio = self.processes.summed(torch.stack(found).mean(0))
         return video, audio
 
     def _trajectory(self, batch: Batch) -> Losses:
@@ -207,14 +221,14 @@ class Distiller(Trainer):
         """Return the critic's losses on clips of the student."""
         with torch.no_grad():
             x0 = self._generated(batch)
-        noise, sigma = self._noise(len(batch.prompts)), self._levels(len(batch.prompts))
+        noise, sigma = self._noise(), self._levels()
         critic = self._of(CRITIC, batch)
         return distillation.critic_losses(critic, x0, noise, sigma, batch.conditions.generated)
 
     def _dmd(self, batch: Batch) -> Losses:
         """Return the student's losses of the second stage."""
         x0 = self._generated(batch)
-        noise, sigma = self._noise(len(batch.prompts)), self._levels(len(batch.prompts))
+        noise, sigma = self._noise(), self._levels()
         critic, teacher = self._of(CRITIC, batch), self._teacher(batch)
         return distillation.dmd_losses(critic, teacher, x0, noise, sigma, batch.conditions.generated)
 
@@ -241,33 +255,50 @@ class Distiller(Trainer):
 
     def _batch(self) -> Batch:
         """Draw prompts, noise and first frames."""
-        prompts = self._chosen(self.settings.batch)
+        prompts = self._chosen(self.count)
         first = self._first_frames(prompts)
-        samples = [self.samples[i] for i in prompts]
-        noise = self._noise(len(prompts))
-        generated = torch.ones(len(prompts), self.size.video[1], device=self.device)
-        for row, latent in first.items():
-            noise[0][row, :, :1] = latent.to(noise[0])
-            generated[row, 0] = 0
+        own, frames = self._own, self.size.video[1]
+        samples = [self.samples[prompts[row]] for row in own]
+        noise = self._noise()
+        generated = torch.ones(len(own), frames, device=self.device)
+        for i, row in enumerate(own):
+            if row in first:
+                noise[0][i, :, :1] = first[row].to(noise[0])
+                generated[i, 0] = 0
+        ours = len(own) * frames - len(first.keys() & set(own))
+        shares = ours / (self.count * frames - len(first)), 1 / self.processes.size
         context = padded([sample.context for sample in samples]).to(self.device)
-        negatives = [text[None].expand(len(prompts), -1, -1).float().to(self.device) for text in self.negatives]
+        negatives = [text[None].expand(len(samples), -1, -1).float().to(self.device) for text in self.negatives]
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, self.autocast):
             texts, others = self.model.embed_texts(noise, context), self.model.embed_texts(noise, *negatives)
-        return Batch(noise, Conditions(texts, others, generated, _persons(samples, self.device)), prompts)
+        conditions = Conditions(texts, others, generated, _persons(samples, self.device))
+        return Batch(noise, conditions, prompts, frozenset(first), shares)
+
+    @property
+    def count(self) -> int:
+        """How many clips all processes generate at once."""
+        return self.settings.batch * self.processes.size
+
+    @property
+    def _own(self) -> range:
+        """The rows of this process among those of all."""
+        return range(self.count)[self.settings.batch * self.processes.rank :][: self.settings.batch]
 
     def _drawn(self, count: int) -> int:
         """Draw a number from 0 to `count` - 1."""
         return int(torch.randint(count, (1,), generator=self.draw))
 
-    def _noise(self, count: int) -> Latents:
+    def _noise(self) -> Latents:
         """Draw noise for clips, on the model's device."""
-        return [torch.randn((count, *shape), generator=self.draw).to(self.device) for shape in self.size]
+        own = self._own
+        drawn = [torch.randn((self.count, *shape), generator=self.draw) for shape in self.size]
+        return [noise[own.start : own.stop].to(self.device) for noise in drawn]
 
-    def _levels(self, count: int) -> Tensor:
-        """Draw sigmas [count] for noise on clips, spread evenly."""
-        low, high = distillation.RANGE
-        even = (torch.arange(count) + torch.rand(1, generator=self.draw)) / count
-        return shifted(low + even * (high - low), self.settings.shift).to(self.device)
+    def _levels(self) -> Tensor:
+        """Draw sigmas [batch] for noise on clips, spread evenly."""
+        own, (low, high) = self._own, distillation.RANGE
+        even = (torch.arange(self.count) + torch.rand(1, generator=self.draw)) / self.count
+        return shifted(low + even * (high - low), self.settings.shift)[own.start : own.stop].to(self.device)
 
     def _first_frames(self, prompts: list[int]) -> dict[int, Tensor]:
         """Draw the clips whose first frame is given; return the frames by row.
@@ -303,9 +334,10 @@ class Distiller(Trainer):
         """Keep the first frames of clips that are generated to the `last` step, for others to begin with."""
         if not last or not self.gives_frames:
             return
-        for prompt, video, generated in zip(batch.prompts, x[0].detach(), batch.conditions.generated, strict=True):
-            if generated[0]:
-                self.frames.append(FirstFrame(prompt, video[:, :1].float().cpu()))
+        latents = self.processes.stacked(x[0][:, :, :1].detach().float()).cpu()
+        for row, (prompt, latent) in enumerate(zip(batch.prompts, latents, strict=True)):
+            if row not in batch.given:
+                self.frames.append(FirstFrame(prompt, latent.clone()))
 
     def curves(self) -> dict[str, Sequence[tuple[float, float]]]:
         """Return the losses of both stages and of the critic."""

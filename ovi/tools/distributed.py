@@ -2,7 +2,8 @@
 
 Every process draws the same step, with the same random numbers, and takes its share of the samples, so that N of them
 have the losses and the gradient of a single one with N times the batch. Each has the whole model (DDP), or a share of
-its weights, their gradients and the optimiser's numbers (FSDP2). The first process writes the files.
+its weights, their gradients and the optimiser's numbers (FSDP2). A step of distillation has many passes, so that the
+gradients of its LoRAs are added up at its end instead. The first process writes the files.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class Processes:
     def summed(self, numbers: Tensor) -> Tensor:
         """Add up the numbers of all processes."""
         return numbers
+
+    def stacked(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, those of the first one first."""
+        return rows
 
     def full(self, tensor: Tensor) -> Tensor:
         """Return a tensor with the shares of all processes, on each of them."""
@@ -92,6 +97,11 @@ class Several(Processes):
         """Add up the numbers of all processes."""
         total: Tensor = self.accelerator.reduce(numbers, "sum")
         return total
+
+    def stacked(self, rows: Tensor) -> Tensor:
+        """Gather rows, of which every process has as many."""
+        found: Tensor = self.accelerator.gather(rows)
+        return found
 
     def full(self, tensor: Tensor) -> Tensor:
         """Bring the shares of a tensor together."""

@@ -97,7 +97,7 @@ def test_accumulated_batches(monkeypatch):
 
     monkeypatch.setattr(tool, "update", update)
     for settings, steps in ((SETTINGS, 2), (dataclasses.replace(SETTINGS, accumulate=2), 1)):
-        run = distiller(settings)
+        run = distiller(settings, dataclasses.replace(RECIPE, substeps=1))
         for _ in range(steps):
             run.step()
     for first, second, both in zip(*found, strict=True):

@@ -14,11 +14,11 @@ from ovi import turbo
 from ovi.distillation import schedule
 from ovi.flow import Sample
 from ovi.lora import Lora, Names, add_lora, lora_file
-from ovi.tools import convert, distill, table
+from ovi.tools import convert, distill, distributed, table
 from ovi.tools.clips import Prompts
 from ovi.tools.previews import in_few_steps
 from support import golden_model
-from support.distilling import RECIPE, SETTINGS, SIZE, distiller, prompts
+from support.distilling import RECIPE, SETTINGS, SIZE, command, distiller, prompts
 from support.training import clips, tensors
 from support.training import trainer as plain_trainer
 
@@ -120,11 +120,7 @@ def folder(tmp_path):
 
 
 def arguments(folder, *options):
-    paths = [str(folder / "model.safetensors"), "--prompts", str(folder / "prompts")]
-    paths += ["--out", str(folder / "turbo.safetensors")]
-    size = "--width 64 --height 64 --frames 5 --skip-blocks 1 --device cpu --rank 2 --student-steps 2 --substeps 1"
-    size += " --keep-activations --float32"
-    return [*paths, *size.split(), "--iterations", "2", "--dmd-iterations", "1", "--critic-updates", "1", *options]
+    return command(folder / "model.safetensors", folder / "prompts", folder / "turbo.safetensors", *options)
 
 
 def refused(folder, capsys, *options):
@@ -163,7 +159,7 @@ def test_the_command_writes_a_lora_that_says_how_to_sample(folder):
 def test_the_command_goes_on_from_its_file_of_options(folder, capsys):
     """The file does the same again, and then goes on, with more steps of the second stage."""
     out = folder / "turbo.safetensors"
-    assert distill.main(arguments(folder)) == 0
+    assert distill.main(arguments(folder, "--iterations", "1")) == 0
     before = load_file(out)
     config = str(shutil.move(folder / "turbo.safetensors.toml", folder / "again.toml"))
     for left in folder.glob("turbo*"):
@@ -171,8 +167,8 @@ def test_the_command_goes_on_from_its_file_of_options(folder, capsys):
     assert distill.main(["--config", config]) == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(out).items())
     assert distill.main(["--config", config, "--dmd-iterations", "2"]) == 0
-    assert len(torch.load(f"{out}.state")["history"]) == 4
-    assert "went on to the second stage after 2 steps" in refused(folder, capsys, "--iterations", "3")
+    assert len(torch.load(f"{out}.state")["history"]) == 3
+    assert "went on to the second stage after 1 steps" in refused(folder, capsys, "--iterations", "3")
 
 
 def test_a_state_that_does_not_fit_is_refused(tmp_path):
@@ -206,7 +202,7 @@ def test_a_quantised_teacher(folder):
     model = folder / "model.safetensors"
     assert convert.main(["quantize", str(model), str(folder / "small.safetensors"), "--format", "fp8"]) == 0
     (folder / "small.safetensors").replace(model)
-    assert distill.main(arguments(folder)) == 0
+    assert distill.main(arguments(folder, "--iterations", "1")) == 0
     assert all(tensor.isfinite().all() for tensor in load_file(folder / "turbo.safetensors").values())
 
 
@@ -215,6 +211,7 @@ def test_blocks_and_activations_in_ram_change_nothing(folder):
     found = []
     for more in ((), ("--offload-blocks", "2", "--offload-activations")):
         options = [option for option in arguments(folder, *more) if option != "--keep-activations"]
+        options += ["--iterations", "1"]
         assert distill.main(options) == 0
         found.append(load_file(folder / "turbo.safetensors"))
         for left in folder.glob("turbo*"):
@@ -222,9 +219,11 @@ def test_blocks_and_activations_in_ram_change_nothing(folder):
     assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
-def test_several_processes_are_refused(folder, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "Distillation runs in one process, but 2 were started" in refused(folder, capsys)
+def test_a_model_that_is_shared_out_is_refused(folder, capsys, monkeypatch):
+    processes = distributed.Processes()
+    processes.shard = True
+    monkeypatch.setattr(distill, "started", lambda *_, **__: processes)
+    assert "Distillation needs the whole model in each process" in refused(folder, capsys)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +297,7 @@ def test_prompts_of_a_folder(folder):
 
 def test_a_loss_that_is_not_finite_stops_before_anything_is_lost(tmp_path):
     """The state that was saved last goes on."""
-    run = distiller()
+    run = distiller(recipe=SHORT)
     run.step()
     run.save(tmp_path / "state")
     before = {name: weight.clone() for name, weight in run.trained.items()}
@@ -306,7 +305,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_lost(tmp_path):
     with pytest.raises(ValueError, match=r"Step 2 has losses of .*the training stopped, and the last saved state"):
         run.step()
     assert all(torch.equal(weight, before[name]) for name, weight in run.trained.items())
-    again = distiller()
+    again = distiller(recipe=SHORT)
     again.resume(tmp_path / "state")
     again.step()
     assert len(again.history) == 2

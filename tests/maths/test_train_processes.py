@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ovi.tools import distributed, options
+from ovi.tools import distill, distributed, options
 from ovi.tools import train as tool
 from support import golden_model, training_processes
 from support.training import clips, gap, tensors
@@ -95,6 +95,30 @@ def test_the_command_line(ranks, folder, capsys):
     torch.testing.assert_close(history, expected, rtol=CLOSE, atol=0)
     for name, weights in load_file(folder / "out.safetensors").items():
         torch.testing.assert_close(found[name], weights, rtol=1e-2, atol=1e-4)  # in bfloat16
+
+
+def test_distillation(ranks, folder):
+    """In both stages, resumed between them: student and critic have the losses and gradients of one process.
+
+    It has twice the batch, and the first frame of some clips is given.
+    """
+    states = [torch.load(folder / "turbo.safetensors.state")]
+    for left in folder.glob("turbo*"):
+        left.unlink()
+    assert distill.main(training_processes.distilled(folder, "--batch", "2", "--dmd-iterations", "1")) == 0
+    states.append(torch.load(folder / "turbo.safetensors.state"))
+    for of_critic in (False, True):
+        got, expected = (state["distillation"] if of_critic else state for state in states)
+        torch.testing.assert_close(got["history"], expected["history"], rtol=CLOSE, atol=0)
+        flat, exact = (
+            torch.cat([numbers["exp_avg"].flatten() for numbers in state["optimizer"]["state"].values()])
+            for state in (got, expected)
+        )
+        assert (flat - exact).norm() / exact.norm() < CLOSE
+    for got, expected in zip(*(state["distillation"]["frames"] for state in states), strict=True):
+        assert got[0] == expected[0]
+        torch.testing.assert_close(got[1], expected[1], rtol=0, atol=1e-4)
+    assert len(states[0]["distillation"]["frames"]) == 1  # of the first step's two clips; the other's was given
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,13 @@ def distiller(settings=SETTINGS, recipe=RECIPE, iterations=2, dmd_iterations=2, 
     return Distiller(model, samples, settings, recipe, size, iterations, dmd_iterations, **options)
 
 
+def command(model, prompts, out, *options):
+    """Return a command line that distils a model in a few steps of both stages."""
+    size = "--width 64 --height 64 --frames 5 --skip-blocks 1 --device cpu --rank 2 --student-steps 2 --substeps 1"
+    steps = "--iterations 2 --dmd-iterations 1 --critic-updates 1 --keep-activations --float32"
+    return [str(model), "--prompts", str(prompts), "--out", str(out), *size.split(), *steps.split(), *options]
+
+
 class Plain:
     """The recipe as it is written down, on whole weights: those of the model plus products of LoRAs.
 

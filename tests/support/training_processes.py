@@ -13,12 +13,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.multiprocessing import start_processes
 
 from bench.weights import quantise
-from ovi.tools import curves, options
+from ovi.tools import curves, distill, options
 from ovi.tools import train as tool
 from ovi.tools import trainer as trainer_module
 from ovi.tools.distributed import Processes, Several, started
@@ -26,6 +27,7 @@ from ovi.tools.offload import place
 from ovi.tools.trainer import Trainer
 
 from . import ROOT, golden_model
+from .distilling import command as distilling_command
 from .training import SETTINGS, clips, trainer
 
 LAYERS, STEPS, SIZE = 1, 2, 2
@@ -78,6 +80,13 @@ def run(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(SIZE)]
 
 
+def distilled(folder: Path, *options: str) -> list[str]:
+    """Return a command line of distillation in which one of two clips may have a first frame."""
+    paths = (folder / name for name in ("model.safetensors", "clips", "turbo.safetensors"))
+    steps = "--iterations", "1", "--student-steps", "1"
+    return distilling_command(*paths, *steps, "--first-frame", "0.5", "--skip-blocks", "", *options)
+
+
 def process(rank: int, folder: Path, command: list[str]) -> None:
     """Be one of the processes, and write what it has found."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -118,6 +127,10 @@ def in_process(folder: Path, command: list[str]) -> dict[str, Any]:
                 if not torch.equal(own(after[kind][key]), own(tensor))
             ],
         }
+    with patch.object(Several, "close"):  # for what follows needs the connection, too
+        for steps in range(2):  # without the second stage, and on with it
+            assert distill.main(distilled(folder, "--dmd-iterations", str(steps))) == 0
+            processes.accelerator.wait_for_everyone()
     if not processes.first:  # which must not write
         tool.writing = trainer_module.writing = options.write = curves.plot = None
     results["exit code"] = tool.main(command)
