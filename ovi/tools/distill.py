@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from .. import geometry
 from ..config import OviConfig
 from ..distillation import Recipe
+from ..files import shards
 from ..flow import Settings
 from ..guidance import SKIP_BLOCKS, parse_blocks
 from ..turbo import Sampling
@@ -25,6 +28,7 @@ from .offload import place
 
 STEPS, GUIDANCE_STEPS = 4, 20  # of the student, where --student-steps does not say it
 DMD_ITERATIONS = 500
+END = 2**20  # bytes at the end of a file that are compared
 DEFAULTS = Settings(lr=1e-4, warmup=20, ema=0.99)
 SETTINGS = (
     *("batch", "accumulate", "optimizer", "lr", "schedule", "warmup", "cooldown", "weight_decay", "max_norm", "ema"),
@@ -92,8 +96,8 @@ def _distil(args: argparse.Namespace, processes: Processes) -> int:
     size = _size(args, config)
     prompts = Prompts(args.prompts, config, size.video[2:])
     negatives = _negatives(args, config)
-    read = [*args.model, *prompts.paths, *filter(None, (args.video_negative, args.audio_negative))]
-    check_paths(sorted(set(read)), files.outputs, force=True)
+    others = [*args.model, *filter(None, (args.video_negative, args.audio_negative))]
+    check_paths(sorted({*others, *prompts.paths}), files.outputs, force=True)
     place(model, device, args.offload_blocks, train.weight_dtype(model, float32=args.float32))
     torch.manual_seed(args.seed)  # the LoRA's first weights
     distiller = Distiller(
@@ -110,7 +114,7 @@ def _distil(args: argparse.Namespace, processes: Processes) -> int:
         recompute=not args.keep_activations,
         offload_activations=args.offload_activations,
         device=device,
-        clips=prompts.names(),
+        clips=[*prompts.names(), *map(_identity, others)],
         buckets=prompts.buckets(),
         processes=processes,
     )
@@ -156,6 +160,16 @@ def _negatives(args: argparse.Namespace, config: OviConfig) -> tuple[Tensor, Ten
     files: list[Path | None] = [args.video_negative, args.audio_negative]
     video, audio = (none if path is None else read_context(path, config) for path in files)
     return video, audio
+
+
+def _identity(path: Path) -> str:
+    """Return what tells a model or a negative prompt from another: its name, and a hash of how its files end."""
+    found = hashlib.sha256()
+    for part in shards(path):
+        with part.open("rb") as file:
+            file.seek(-min(END, part.stat().st_size), os.SEEK_END)
+            found.update(file.read())
+    return f"{path.name}, {found.hexdigest()}"
 
 
 def _parser() -> argparse.ArgumentParser:

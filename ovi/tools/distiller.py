@@ -75,6 +75,8 @@ class Distiller(Trainer):
     the settings, what belongs to samples with noise does not count. `processes` distil together.
     """
 
+    READ = "prompts, negative prompts or model files"
+
     def __init__(
         self,
         model: OviModel,

@@ -41,6 +41,8 @@ class Trainer:
     `processes` train the model together, each with a batch of its own.
     """
 
+    READ = "clips"  # what `clips` names
+
     def __init__(
         self,
         model: OviModel,
@@ -211,7 +213,7 @@ class Trainer:
         if before == after:
             return []
         return [
-            f"The clips are not those that {path} was trained on: {len(after - before)} are new or changed, "
+            f"The {self.READ} are not those that {path} was trained on: {len(after - before)} are new or changed, "
             f"{len(before - after)} are missing."
         ]
 

@@ -168,6 +168,15 @@ def test_the_command_goes_on_from_its_file_of_options(folder, capsys):
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(out).items())
     assert distill.main(["--config", config, "--dmd-iterations", "2"]) == 0
     assert len(torch.load(f"{out}.state")["history"]) == 3
+    capsys.readouterr()
+    model = load_file(folder / "model.safetensors")
+    save_file(
+        {key: tensor + 0.01 for key, tensor in model.items()}, folder / "model.safetensors", golden_model.metadata()
+    )
+    negative = ["--audio-negative", str(folder / "negative.safetensors")]
+    assert distill.main(["--config", config, "--dmd-iterations", "2", *negative]) == 0
+    said = f"The prompts, negative prompts or model files are not those that {out}.state was trained on: 2 are new"
+    assert said in capsys.readouterr().err
     assert "went on to the second stage after 1 steps" in refused(folder, capsys, "--iterations", "3")
 
 
