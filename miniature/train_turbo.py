@@ -64,7 +64,8 @@ class Ball:
 
     def measured(self, video: Tensor, audio: Tensor) -> dict[str, float]:
         """Measure clips of the held-out scenes, of which these are the latents."""
-        frames, waveforms = VideoCodec().decode(video).movedim(1, -1) / 2 + 0.5, AudioCodec().decode(audio)
+        frames = VideoCodec().decode(video.cpu()).movedim(1, -1) / 2 + 0.5
+        waveforms = AudioCodec().decode(audio.cpu())
         return measure.scores(self.scenes, frames, waveforms)
 
 
@@ -109,25 +110,28 @@ def generated(
     model: OviModel, of: Ball | Talking, size: Size, steps: int, shift: float, recipe: Recipe | None = None
 ) -> list[Tensor]:
     """Generate the held-out scenes by Euler's method, with a recipe as its teacher is guided: video and audio."""
+    device = next(model.parameters()).device
     draw = torch.Generator().manual_seed(0)
     noise = [torch.randn((len(of.scenes), *shape), generator=draw) for shape in size]
     parts = []
-    for context, *x in zip(of.held_out.split(AT_ONCE), *(each.split(AT_ONCE) for each in noise), strict=True):
-        texts = [model.embed_texts(x, each) for each in (context, of.negative.expand(len(context), -1, -1))]
-        conditions = Conditions(texts[0], texts[1], torch.ones(len(context), size.video[1]))
+    for some in zip(of.held_out.split(AT_ONCE), *(each.split(AT_ONCE) for each in noise), strict=True):
+        context, *x = (each.to(device) for each in some)
+        negative = of.negative.to(device).expand(len(context), -1, -1)
+        texts = [model.embed_texts(x, each) for each in (context, negative)]
+        conditions = Conditions(texts[0], texts[1], torch.ones(len(context), size.video[1], device=device))
         velocity = distillation.unguided(model.velocities, conditions)
         if recipe is not None:
             velocity = distillation.guided(model.velocities, conditions, recipe)
-        parts.append(distillation.walk(velocity, list(x), distillation.schedule(steps, shift), conditions.generated))
+        parts.append(distillation.walk(velocity, x, distillation.schedule(steps, shift), conditions.generated))
     return [torch.cat(each) for each in zip(*parts, strict=True)]
 
 
 def student(distiller: Distiller, path: Path) -> OviModel:
     """Return a model of its own with a distiller's averaged LoRAs."""
     model, _ = tool.load([path])
-    model.float()
+    model.float().to(distiller.device)
     assert distiller.lora is not None
-    add_lora(model, distiller.lora)
+    add_lora(model, distiller.lora, distiller.device)
     model.load_state_dict(distiller.averaged, strict=False)
     return model
 
@@ -146,11 +150,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_fields(parser, RECIPE, ABOUT_RECIPE)
     parser.add_argument("--shown", type=int, default=32, help="held-out clips that are measured")
     parser.add_argument("--every", type=int, default=EVERY, help="steps between two measurements")
+    parser.add_argument("--model", type=Path, help="in place of the one that is shipped")
+    parser.add_argument("--device", default="cpu", help="that the model is on (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     CACHE.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
+    tool.check_device(args.device)
     of = WORLDS[args.world](args.comfyui, args.shown)
+    path = args.model or of.model
     settings = dataclasses.replace(SETTINGS, **{name: getattr(args, name) for name in ABOUT_SETTINGS})
     numbers = {name: getattr(args, name) for name in ABOUT_RECIPE}
     recipe = dataclasses.replace(
@@ -158,8 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     first = of.iterations if args.iterations is None else args.iterations
     second = of.dmd_iterations if args.dmd_iterations is None else args.dmd_iterations
-    model, metadata = tool.load([of.model])
-    model.float()
+    model, metadata = tool.load([path])
+    model.float().to(args.device)
     size = Size.of(model.config, of.width, of.height, of.frames)
     shift = settings.shift
 
@@ -184,11 +192,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         0 if args.guidance_only else second,
         lora=Lora(RANK),
         negatives=(of.negative, of.negative),
+        device=args.device,
     )
 
     def measured() -> dict[str, float]:
         name = f"student, {args.steps} steps, after {len(distiller.history)}"
-        return shown(name, student(distiller, of.model), args.steps)
+        return shown(name, student(distiller, path), args.steps)
 
     train.run(distiller, f"turbo_{args.out.stem}_", args.every, measured)
     tool.write(distiller, args.out, metadata | Sampling(args.steps, shift, 1.0, 1.0, "euler").metadata())
