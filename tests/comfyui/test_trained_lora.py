@@ -1,4 +1,4 @@
-"""A LoRA from the command line of training, through the loader node."""
+"""LoRAs of training and of distillation, through the loader node."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ovi import turbo
+from ovi.lora import lora_file
 from ovi.tools import train
 from support import golden_model
+from support.distilling import distiller
 from support.training import clips, tensors
 
 pytestmark = pytest.mark.comfyui
@@ -44,3 +47,28 @@ def test_lora_loads_back(comfy, tmp_path, options, scale):
             key = f"{layer}.weight"
             got = patched.patch_weight_to_device(key, return_weight=True).cpu()
             torch.testing.assert_close(got, weights[key.removeprefix("diffusion_model.")] + change, atol=1e-6, rtol=0)
+
+
+def test_a_lora_for_few_steps_and_another_add_up(comfy):
+    """Each with its own strength: every weight is changed by the sum of their products, to 1e-5."""
+    shutil.copy(golden_model.MODEL, comfy.models / "diffusion_models" / "trained_on.safetensors")
+    names = {"model_name": "trained_on.safetensors", "second_model_name": "none", "weight_dtype": "default"}
+    expected = golden_model.load().state_dict()
+    made = turbo.Sampling(2, 5.0, 1.0, 1.0, "euler")
+    with torch.inference_mode():
+        (model,) = comfy.run("OviModelLoader", **names)
+        for strength, metadata in ((1.0, made.metadata()), (0.5, None)):
+            run = distiller()
+            weights = {name: torch.randn_like(weight) / 10 for name, weight in run.trained.items()}
+            path = comfy.models / "loras" / f"at_{strength}.safetensors"
+            save_file(lora_file(weights, 1.5), path, metadata)
+            output = comfy.node["OviLoraLoader"].execute(model, path.name, strength, strength)
+            model = output.args[0]
+            assert str(made) in output.ui.as_dict()["text"][0] or metadata is None
+            for name, down in weights.items():
+                if name.endswith(".lora_A.weight"):
+                    up = weights[name.replace("lora_A", "lora_B")]
+                    expected[name.replace(".lora_A", "")] += strength * 1.5 * up @ down
+        for layer in {name.rpartition(".lora_")[0] for name in run.trained}:
+            got = model.patch_weight_to_device(f"diffusion_model.{layer}.weight", return_weight=True).cpu()
+            torch.testing.assert_close(got, expected[f"{layer}.weight"], atol=1e-5, rtol=0)
