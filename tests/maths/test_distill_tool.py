@@ -18,7 +18,7 @@ from ovi.tools import convert, distill, distributed, table
 from ovi.tools.clips import Prompts
 from ovi.tools.previews import in_few_steps
 from support import golden_model
-from support.distilling import RECIPE, SETTINGS, SIZE, command, distiller, prompts
+from support.distilling import LAYERS, RECIPE, SETTINGS, SIZE, command, distiller, prompts
 from support.training import clips, tensors
 from support.training import trainer as plain_trainer
 
@@ -115,7 +115,7 @@ def folder(tmp_path):
         save_file({"context": prompt.context}, tmp_path / "prompts" / f"{i}.safetensors")
     save_file(tensors(clips(1)[0]), tmp_path / "prompts" / "clip.safetensors")
     save_file({"context": torch.ones(4, 64)}, tmp_path / "negative.safetensors")
-    shutil.copy(golden_model.MODEL, tmp_path / "model.safetensors")
+    golden_model.write(tmp_path / "model.safetensors", LAYERS)
     return tmp_path
 
 
@@ -142,7 +142,7 @@ def test_the_command_writes_a_lora_that_says_how_to_sample(folder):
     assert turbo.read(metadata) == turbo.Sampling(2, 5.0, 1.0, 1.0, "euler")
     assert metadata.items() >= golden_model.metadata().items()
     found = load_file(out)
-    model = golden_model.load()
+    model = golden_model.load(layers=LAYERS)
     places = Names(name for name, _ in model.named_parameters())
     add_lora(model, Lora(2))
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

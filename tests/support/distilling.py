@@ -15,6 +15,7 @@ from ovi.tools.distiller import Distiller, Size
 
 from . import golden_model
 
+LAYERS = 2  # of the golden model, the first ones
 SIZE = Size((48, 2, 4, 4), (20, 9))
 SETTINGS = Settings(batch=2, lr=1e-2, warmup=2, ema=0.5, first_frame=0.0)
 RECIPE = Recipe(
@@ -38,9 +39,9 @@ def prompts(n=3, persons=0, first=False):
 
 
 def distiller(settings=SETTINGS, recipe=RECIPE, iterations=2, dmd_iterations=2, samples=None, **options):
-    """Return a distiller of LoRAs of rank 2 on the golden model."""
+    """Return a distiller of LoRAs of rank 2 on the first layers of the golden model."""
     torch.manual_seed(0)
-    model = options.pop("model", None) or golden_model.load()
+    model = options.pop("model", None) or golden_model.load(layers=LAYERS)
     samples = prompts() if samples is None else samples
     options = {"lora": Lora(2, alpha=3.0), "negatives": NEGATIVES} | options
     size = options.pop("size", SIZE)
@@ -61,7 +62,7 @@ class Plain:
     """
 
     def __init__(self, like):
-        self.model = golden_model.load()
+        self.model = golden_model.load(layers=LAYERS)
         self.draw = torch.Generator()
         self.draw.set_state(like.draw.get_state())
         self.settings, self.recipe, self.samples = like.settings, like.recipe, like.samples
