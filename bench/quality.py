@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="each row as a line of JSON instead of the table")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="read rows from such lines instead")
     args = parser.parse_args()
+    if args.saving and args.prompts < 2:
+        parser.error("--saving chooses by some prompts and measures others: give at least 2 --prompts")
     if not args.merge:
         comfyui.start(args.device)
     if args.talking or args.saving:

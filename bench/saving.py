@@ -19,7 +19,7 @@ from miniature.figures import GRID, INK, LINES, PAPER
 BUDGETS = 100, 50, 25, 12, 8, 4, 2  # passes
 LORA = "LoRA"  # begins the names of the rows with distillation
 HEAD = (
-    "| | Passes at most | Setting | Passes | Syllable errors | Against the best of 100 | To a vowel | To an opening "
+    "| | Passes at most | Setting | Passes | Syllable errors | Against the first | To a vowel | To an opening "
     "| Correlation |\n|" + "---|" * 9
 )
 SIZE, MARGIN = (420, 280), 44  # pixels of a panel, and of the room for its axes
@@ -55,12 +55,13 @@ def series(measured: Measured) -> Mapping[str, list[Best]]:
 
 
 def lines(measured: Measured) -> Iterator[str]:
-    """Word the best settings as a table."""
+    """Word the best settings as a table, and then what distillation changes with as many passes."""
     yield HEAD
-    for what, found in series(measured).items():
-        first = found[0].result if found else None
-        for budget, row in found:
-            more = None if row is first or first is None else row.more_errors(first)
+    found = series(measured)
+    first = next((row for each in found.values() for _, row in each), None)
+    for what, each in found.items():
+        for budget, row in each:
+            more = None if first is None or row is first else row.more_errors(first)
             cells = [
                 what,
                 str(budget),
@@ -72,6 +73,12 @@ def lines(measured: Measured) -> Iterator[str]:
                 f"{row.summary['correlation']:.2f}",
             ]
             yield f"| {' | '.join(cells)} |"
+    plain, distilled = (dict(each) for each in (*found.values(), [])[:2])
+    for budget in sorted(plain.keys() & distilled.keys(), reverse=True):
+        before, after = plain[budget], distilled[budget]
+        more = after.more_errors(before)
+        if more and after is not before:
+            yield f"{budget} passes, {after.name} against {before.name}: {more.percent(signed=True)} points"
 
 
 def curve(measured: Measured) -> Image.Image:

@@ -38,8 +38,9 @@ def test_the_best_is_chosen_by_some_prompts_and_shown_by_others():
     assert [each.result.name for each in series["with distillation"]] == ["equal"] * 3 + ["LoRA"] * 3
     assert series["without distillation"][0].result.errors.tolist() == [1, 1]
     said = list(saving.lines(found))
-    assert len(said) == 1 + 12
-    assert all(line.count("|") == said[0].splitlines()[0].count("|") for line in said[1:])
+    assert len(said) == 1 + 12 + 3
+    assert all(line.count("|") == said[0].splitlines()[0].count("|") for line in said[1:13])
+    assert [line.partition(":")[0] for line in said[13:]] == [f"{each} passes, LoRA against few" for each in (12, 8, 4)]
     assert "| few | 4.0 | 50.0%" in said[4]
     page = saving.curve(found)
     assert page.getpixel((saving.SIZE[0] // 2, 2)) == saving.PAPER
