@@ -69,6 +69,8 @@ nox.options.default_venv_backend = "none"
 
 def environment(session: nox.Session, env: Path = ENV, groups: Sequence[str] = ("torch", "dev")) -> Path:
     """Make or update an environment, with groups of the project's; return the ComfyUI folder that it serves."""
+    # Some machines forbid bytecode files: then each process compiles PyTorch and ComfyUI anew, which takes seconds.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     if not Path(python(env)).exists():
         version = os.environ.get("UV_PYTHON", "3.11")
         session.run(find_uv_bin(), "venv", "--quiet", "--python", version, str(env), external=True)
