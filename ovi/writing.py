@@ -17,12 +17,14 @@ def temporary(path: Path) -> Path:
 def complete(*paths: Path) -> Iterator[list[Path]]:
     """Write files so that they are complete or absent: yield temporary paths, and rename all of them at the end.
 
-    Where the writing fails, the temporary files are deleted and existing files stay as they were.
+    Where the writing fails, the temporary files are deleted and existing files stay as they were. Their
+    permissions are those of any new file; those that safetensors gives let only the owner read.
     """
     parts = [temporary(path) for path in paths]
     try:
         yield parts
         for part, path in zip(parts, paths, strict=True):
+            part.chmod(_mode_of_new_files(part))
             with part.open("rb+") as file:
                 os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
             if path.is_dir():  # before any of them is renamed
@@ -35,6 +37,16 @@ def complete(*paths: Path) -> Iterator[list[Path]]:
         part.replace(path)
     for folder in {path.parent for path in paths}:
         _sync_folder(folder)
+
+
+def _mode_of_new_files(path: Path) -> int:
+    """Return the permissions of a new file beside another: that of none can be asked for, but by making one."""
+    probe = path.with_name(f"{path.name}.new")
+    try:
+        probe.touch()
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ovi.tools.files import check_paths, exit_code
 from ovi.writing import complete
@@ -37,6 +39,16 @@ def test_a_folder_in_the_place_of_one_output_spares_the_other(tmp_path):
         write(first, second)
     assert first.read_text() == "before"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path):
+    """Which safetensors allows its owner alone."""
+    (tmp_path / "any").touch()
+    with complete(tmp_path / "tensors") as (part,):
+        save_file({"x": torch.zeros(1)}, part)
+    modes = [(tmp_path / name).stat().st_mode for name in ("any", "tensors")]
+    assert modes[0] == modes[1]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
