@@ -16,6 +16,7 @@ from bench.talking import Result, share
 TEACHER_STEPS = 20
 TEACHER = f"teacher, {TEACHER_STEPS} steps, cfg 2"
 STRENGTHS = 1.0, 0.75, 0.5
+FAR = 0.2  # seconds: a first bounce that is farther from the teacher's is another one
 
 
 def undistilled(steps: int) -> str:
@@ -71,16 +72,21 @@ def ball_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     expected = rows[TEACHER]["first_bounces"]
     for name, row in rows.items():
         if name != TEACHER:
-            correlation, ratio, count = agreement(row["first_bounces"], expected)
-            yield f"{name}: {count} first bounces correlate {correlation:.2f} with the teacher's, sd {ratio:.2f} times"
+            correlation, ratio, near, far = agreement(row["first_bounces"], expected)
+            yield (
+                f"{name}: {near} first bounces correlate {correlation:.2f} with the teacher's, sd {ratio:.2f} times; "
+                f"{far} more than {FAR} s away"
+            )
 
 
-def agreement(found: Sequence[float | None], expected: Sequence[float | None]) -> tuple[float, float, int]:
-    """Return the correlation of times, the ratio of their standard deviations, and the number of pairs.
+def agreement(found: Sequence[float | None], expected: Sequence[float | None]) -> tuple[float, float, int, int]:
+    """Return the correlation of times, the ratio of their standard deviations, the pairs near each other and the rest.
 
-    Clips in which one of them is missing do not count.
+    Only near ones correlate: those that are more than `FAR` apart are another bounce, as one of the clips lacks its
+    first. Clips without any bounce do not count.
     """
     pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a is not None and b is not None]
-    ours, theirs = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2).T
+    near = [pair for pair in pairs if abs(pair[0] - pair[1]) <= FAR]
+    ours, theirs = torch.tensor(near, dtype=torch.float64).reshape(-1, 2).T
     correlation = torch.corrcoef(torch.stack([ours, theirs]))[0, 1]
-    return correlation.item(), (ours.std() / theirs.std()).item(), len(pairs)
+    return correlation.item(), (ours.std() / theirs.std()).item(), len(near), len(pairs) - len(near)

@@ -63,11 +63,13 @@ def test_what_a_student_closes():
 
 
 def test_first_bounces_agree():
-    """Their correlation and spread, over clips in which both have one."""
-    times = [0.1, 0.2, 0.3, None, 0.7]
-    assert turbo.agreement([0.2, 0.4, 0.6, 0.1, None], times) == (pytest.approx(1), pytest.approx(2), 3)
-    rows = {name: {"first_bounces": times} for name in (turbo.TEACHER, "student")}
-    assert list(turbo.ball_lines(rows)) == ["student: 4 first bounces correlate 1.00 with the teacher's, sd 1.00 times"]
+    """Their correlation and spread, over clips in which both have one; one that is far away is another bounce."""
+    times = [0.1, 0.15, 0.2, None, 0.7, 0.9]
+    found = [0.2, 0.3, 0.4, 0.1, None, 0.4]
+    assert turbo.agreement(found, times) == (pytest.approx(1), pytest.approx(2), 3, 1)
+    rows = {turbo.TEACHER: {"first_bounces": times}, "student": {"first_bounces": found}}
+    said = "student: 3 first bounces correlate 1.00 with the teacher's, sd 2.00 times; 1 more than 0.2 s away"
+    assert list(turbo.ball_lines(rows)) == [said]
 
 
 def test_rows_are_shared_among_processes(tmp_path):
