@@ -50,7 +50,7 @@ class Ball:
     """The world of the ball: its model, captions, and what is measured of its clips."""
 
     model = WEIGHTS / "ovi_miniature.safetensors"
-    iterations, dmd_iterations = 100, 60
+    iterations, dmd_iterations = 100, 20
     height, width, frames = world.HEIGHT, world.WIDTH, world.FRAMES
 
     def __init__(self, comfyui: Path | None, count: int) -> None:
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the LoRA to write")
     parser.add_argument("--comfyui", type=Path, help="the ComfyUI whose text encoder reads the captions of the ball")
     parser.add_argument("--iterations", type=int, help="of the first stage (ball: 100, talking: 240)")
-    parser.add_argument("--dmd-iterations", type=int, help="of the second stage (60)")
+    parser.add_argument("--dmd-iterations", type=int, help="of the second stage (ball: 20, talking: 60)")
     parser.add_argument("--guidance-only", action="store_true")
     options.add_fields(parser, SETTINGS, ABOUT_SETTINGS)
     options.add_fields(parser, RECIPE, ABOUT_RECIPE)
