@@ -8,8 +8,8 @@ behind.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bench import trace
 from bench.memory import CONFIG
-from bench.training_memory import CLIPS, CPU, LAYERS, RANK, RANKS, InRam, Live, base_model, held, in_ram
+from bench.training_memory import CLIPS, CPU, RANK, RANKS, InRam, Live, base_model, cells, full_bytes, held, in_ram
 from ovi import distillation
 from ovi.config import OviConfig
 from ovi.distillation import Losses, Recipe
@@ -131,25 +131,6 @@ def real_schedule(steps: int, shift: float) -> list[float]:
 SCHEDULE = distillation.schedule
 
 
-def full_bytes(
-    stage: str, base: str, clip: tuple[int, int, int], *, rank: int = RANK, blocks: bool = False, **saved: bool
-) -> int:
-    """Return what `step_bytes` gives for the model's whole number of layers; `blocks`: all blocks are in RAM."""
-    shallow, deep = (
-        step_bytes(
-            stage,
-            base,
-            clip,
-            rank=rank,
-            config=dataclasses.replace(CONFIG, num_layers=layers),
-            blocks=layers * blocks,
-            **saved,
-        )
-        for layers in LAYERS
-    )
-    return shallow + (deep - shallow) * (CONFIG.num_layers - LAYERS[0])
-
-
 def step_bytes(
     stage: str,
     base: str,
@@ -187,10 +168,8 @@ WAYS: dict[str, dict[str, Any]] = {  # how memory is saved: the title of a colum
 
 def row(base: str, clip: tuple[int, int, int], rank: int) -> str:
     """Return a row of the table."""
-    sizes = [full_bytes(stage, base, clip, rank=rank, **way) for way in WAYS.values() for stage in STAGES]
-    width, height, frames = clip
-    cells = [f"{size / 1e9:.1f} GB" for size in sizes]
-    return f"| {width} x {height} x {frames} | {base} | {rank} | {' | '.join(cells)} |"
+    parts = [partial(step_bytes, stage, base, clip, rank=rank) for stage in STAGES]
+    return cells(base, clip, rank, [full_bytes(part, **way) for way in WAYS.values() for part in parts])
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -152,17 +153,10 @@ class InRam(saved_tensors_hooks):
         super().__init__(lambda tensor: tensor.to("meta"), lambda tensor: tensor.to(CPU))
 
 
-def full_bytes(base: str, clip: tuple[int, int, int], *, rank: int = RANK, blocks: bool = False, **saved: bool) -> int:
+def full_bytes(step_bytes: Callable[..., int], *, blocks: bool = False, **options: Any) -> int:
     """Return what `step_bytes` gives for the model's whole number of layers; `blocks`: all blocks are in RAM."""
     shallow, deep = (
-        step_bytes(
-            base,
-            clip,
-            rank=rank,
-            config=dataclasses.replace(CONFIG, num_layers=layers),
-            blocks=layers * blocks,
-            **saved,
-        )
+        step_bytes(config=dataclasses.replace(CONFIG, num_layers=layers), blocks=layers * blocks, **options)
         for layers in LAYERS
     )
     return shallow + (deep - shallow) * (CONFIG.num_layers - LAYERS[0])
@@ -203,10 +197,16 @@ WAYS: dict[str, dict[str, Any]] = {  # how memory is saved: the title of a colum
 
 def row(base: str, clip: tuple[int, int, int], rank: int) -> str:
     """Return a row of the table."""
-    sizes = [full_bytes(base, clip, rank=rank, **way) for way in WAYS.values()]
+    return cells(
+        base, clip, rank, [full_bytes(partial(step_bytes, base, clip, rank=rank), **way) for way in WAYS.values()]
+    )
+
+
+def cells(base: str, clip: tuple[int, int, int], rank: int, sizes: Sequence[int]) -> str:
+    """Word a row of a table, with sizes in bytes."""
     width, height, frames = clip
-    cells = [f"{size / 1e9:.1f} GB" for size in sizes]
-    return f"| {width} x {height} x {frames} | {base} | {rank} | {' | '.join(cells)} |"
+    words = [f"{size / 1e9:.1f} GB" for size in sizes]
+    return f"| {width} x {height} x {frames} | {base} | {rank} | {' | '.join(words)} |"
 
 
 def main() -> None:
