@@ -15,18 +15,29 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from bench import trace
 from bench.memory import CONFIG
-from bench.training_memory import CLIPS, CPU, RANK, RANKS, InRam, Live, base_model, cells, full_bytes, held, in_ram
+from bench.training_memory import (
+    CLIPS,
+    CPU,
+    RANK,
+    RANKS,
+    base_model,
+    cells,
+    full_bytes,
+    held,
+    in_ram,
+    peak,
+    start,
+    update,
+)
 from ovi import distillation
 from ovi.config import OviConfig
 from ovi.distillation import Losses, Recipe
 from ovi.flow import Sample, Settings
 from ovi.lora import Lora
-from ovi.tools import offload
 from ovi.tools.convert import FORMATS
 from ovi.tools.distiller import CRITIC, STUDENT, Batch, Distiller, Size
 
@@ -79,10 +90,7 @@ def made(
     if stage == "dmd":
         run._begin_dmd()
     for weights, optimizer in updated(run):
-        for parameter in weights:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # which makes its state
-        optimizer.zero_grad()
+        start(weights, optimizer)
     return run
 
 
@@ -117,9 +125,7 @@ def _update(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     run._gradients_of(name, losses_of)
-    nn.utils.clip_grad_norm_(weights, 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    update(weights, optimizer)
 
 
 def real_schedule(steps: int, shift: float) -> list[float]:
@@ -146,18 +152,8 @@ def step_bytes(
 
     `saved` are the options of Distiller that save memory; `blocks` are as many that are in RAM until they run.
     """
-    with (
-        FakeTensorMode(),
-        patch.object(offload, "save_on_cpu", InRam),
-        patch.object(distillation, "schedule", real_schedule),
-    ):
-        run = made(stage, base, clip, config, attention, rank, blocks, **saved)
-        live = Live()
-        for tensor in on_card(run):
-            live.add(tensor)
-        with live:
-            step(run)
-    return live.peak
+    with patch.object(distillation, "schedule", real_schedule):
+        return peak(partial(made, stage, base, clip, config, attention, rank, blocks, **saved), on_card, step)
 
 
 WAYS: dict[str, dict[str, Any]] = {  # how memory is saved: the title of a column, and what is asked for

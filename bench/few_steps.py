@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
-
 from bench.rows import GUIDED, Row, cached, lora
 from bench.turbo import STRENGTHS, TEACHER, TEACHER_STEPS, student, undistilled
 from ovi import turbo
@@ -66,8 +64,7 @@ def _row(
     if part != (0.0, 1.0):
         name += " from {:.0%} to {:.0%}".format(*part)
     if cache is not None:
-        node = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}[cache[0]]
-        name, changes["change"] = "{}, {} {:g}".format(name, *cache), cached(node, cache[1])
+        name, changes["change"] = "{}, {} {:g}".format(name, *cache), cached(*cache)
     return Row(name, **changes)
 
 

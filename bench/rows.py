@@ -21,7 +21,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy.nested_tensor import NestedTensor
-from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor
 
 from miniature import nodes, references, world
@@ -100,8 +100,9 @@ def cut(*directions: str) -> Callable[[Patcher], Patcher]:
     return change
 
 
-def cached(node: Any, threshold: float) -> Callable[[Patcher], Patcher]:
+def cached(cache: str, threshold: float) -> Callable[[Patcher], Patcher]:
     """Return a change that adds a cache of core's, with its default settings except for the threshold."""
+    node = {"EasyCache": EasyCacheNode, "LazyCache": LazyCacheNode}[cache]
     return lambda model: node.execute(model, threshold, 0.15, 0.95, False).args[0]
 
 
@@ -140,8 +141,8 @@ def rows(path: Path) -> list[Row]:
         Row("guidance", cfg=GUIDED),
         Row("guidance, block 2 skipped", cfg=GUIDED, skip_blocks="2"),
         Row("fp8", change=quantised(path, "fp8")),
-        Row("EasyCache, threshold 0.2 (its default)", change=cached(EasyCacheNode, 0.2)),
-        Row("EasyCache, threshold 0.4", change=cached(EasyCacheNode, 0.4)),
+        Row("EasyCache, threshold 0.2 (its default)", change=cached("EasyCache", 0.2)),
+        Row("EasyCache, threshold 0.4", change=cached("EasyCache", 0.4)),
         *(Row(f"{name}, {steps} steps", name, steps) for name in SAMPLERS for steps in (4, 10, 30, 50)),
     ]
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import comfy.model_management
 import torch
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
-from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from torch import Tensor
 
 from bench import few_steps
@@ -43,7 +42,6 @@ from ovi import join, media
 from ovi.native.joint import JointLatent
 from ovi.tools import convert
 
-CACHE_NODES = dict(zip(CACHES, (EasyCacheNode, LazyCacheNode), strict=True))
 STAGE = Stage(speech.HEIGHT, speech.WIDTH, speech.latents)
 APART = (1.0, CFG), (CFG, 1.0), (1.0, 3.0), (3.0, 1.0)  # cfg of the video and of the audio
 WINDOW, OVERLAP = 9, 4  # video latents of a context window, of 13 in a clip, and those of two in common
@@ -81,7 +79,7 @@ def settings(path: Path) -> list[Row]:
         *(row(f"block {block} skipped", skip_blocks=str(block)) for block in range(1, initial.CONFIG.num_layers)),
         *(row(f"sync {scale:g}", sync_scale=scale) for scale in (1.0, 2.0, 4.0)),
         *(row(f"audio shift {shift:g}", audio_shift=shift) for shift in (2.0, 3.0, 8.0)),
-        *(row(cache_name(name, each), change=cached(CACHE_NODES[name], each)) for name, each in caches),
+        *(row(cache_name(name, each), change=cached(name, each)) for name, each in caches),
         *(row(name, change=quantised(path, name)) for name in formats),
         row("context windows", change=windows(anchored=False), alone=True),
         row("context windows, anchored", change=windows(anchored=True), alone=True),

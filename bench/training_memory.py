@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -33,6 +33,7 @@ from ovi.tools import offload
 from ovi.tools.convert import FORMATS
 from ovi.tools.trainer import Trainer
 
+Trained = TypeVar("Trained", bound=Trainer)
 CLIPS = [(704, 704, 121), (960, 960, 121), (960, 960, 241)]
 RANK, RANKS = 32, (16, 128)
 LAYERS = 2, 3
@@ -102,11 +103,16 @@ def made(
     x = [torch.randn(shape[1:]) for shape in trace.latents(config, 1, *clip)]
     sample = Sample(x[0], x[1], torch.randn(config.text_len, config.text_dim))
     trainer = Trainer(model, [sample], Settings(), 1000, lora=lora, autocast=True, **saved)
-    for parameter in trainer.trained.values():
-        parameter.grad = torch.zeros_like(parameter)
-    trainer.optimizer.step()  # which makes its state
-    trainer.optimizer.zero_grad()
+    start(trainer.trained.values(), trainer.optimizer)
     return trainer
+
+
+def start(weights: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Make an optimiser's state, as its first step does."""
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def in_ram(model: OviModel, blocks: int) -> None:
@@ -133,10 +139,15 @@ def step(trainer: Trainer) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         video, audio = losses(trainer.call, batch)
     (video + audio).backward()
-    nn.utils.clip_grad_norm_(trainer.trained.values(), 1.0)
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+    update(trainer.trained.values(), trainer.optimizer)
     torch._foreach_lerp_(list(trainer.averaged.values()), [p.data for p in trainer.trained.values()], 0.5)
+
+
+def update(weights: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Change weights by their gradients."""
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def held(trainer: Trainer) -> list[Tensor]:
@@ -176,13 +187,18 @@ def step_bytes(
 
     `saved` are the options of Trainer that save memory; `blocks` are as many that are in RAM until they run.
     """
+    return peak(partial(made, base, clip, config, attention, rank, blocks, **saved), held, step)
+
+
+def peak(make: Callable[[], Trained], held: Callable[[Trained], list[Tensor]], step: Callable[[Trained], None]) -> int:
+    """Return the peak in bytes of a step of what is made, and of what it holds, traced with fake tensors."""
     with FakeTensorMode(), patch.object(offload, "save_on_cpu", InRam):
-        trainer = made(base, clip, config, attention, rank, blocks, **saved)
+        run = make()
         live = Live()
-        for tensor in held(trainer):
+        for tensor in held(run):
             live.add(tensor)
         with live:
-            step(trainer)
+            step(run)
     return live.peak
 
 
@@ -197,9 +213,8 @@ WAYS: dict[str, dict[str, Any]] = {  # how memory is saved: the title of a colum
 
 def row(base: str, clip: tuple[int, int, int], rank: int) -> str:
     """Return a row of the table."""
-    return cells(
-        base, clip, rank, [full_bytes(partial(step_bytes, base, clip, rank=rank), **way) for way in WAYS.values()]
-    )
+    part = partial(step_bytes, base, clip, rank=rank)
+    return cells(base, clip, rank, [full_bytes(part, **way) for way in WAYS.values()])
 
 
 def cells(base: str, clip: tuple[int, int, int], rank: int, sizes: Sequence[int]) -> str:

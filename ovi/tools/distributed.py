@@ -134,17 +134,12 @@ class Several(Processes):
         self.accelerator.end_training()
 
 
-def count_processes() -> int:
-    """Return how many processes this one was started with, by torchrun or accelerate launch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def started(device: str, optimizer: str, *, shard: bool) -> Processes:
     """Return the processes that this one was started with; `shard`: they share the model out among themselves.
 
     Raises ValueError where the options do not fit them, and where accelerate is missing.
     """
-    if count_processes() == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # which torchrun and accelerate launch set
         if shard:
             raise ValueError("--shard needs several processes: start the training by torchrun or accelerate launch.")
         return Processes()

@@ -37,8 +37,7 @@ class Trainer:
     computes in bfloat16 where that is safe, without changing the weights; `recompute` stores no activations within a
     block, and with `offload_activations` those between blocks are in RAM. `clips` names the samples, so that resuming
     with other ones can be noticed. `buckets` are the indices of samples that fit into one batch (none: all do).
-    `complete`: no sample lacks a modality.
-    `processes` train the model together, each with a batch of its own.
+    `complete`: no sample lacks a modality. `processes` train the model together, each with a batch of its own.
     """
 
     READ = "clips"  # what `clips` names

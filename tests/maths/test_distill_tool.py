@@ -18,8 +18,8 @@ from ovi.tools import convert, distill, distributed, table
 from ovi.tools.clips import Prompts
 from ovi.tools.previews import in_few_steps
 from support import golden_model
-from support.distilling import LAYERS, RECIPE, SETTINGS, SIZE, command, distiller, prompts
-from support.training import clips, tensors
+from support.distilling import RECIPE, SETTINGS, SIZE, command, distiller, prompts
+from support.training import LAYERS, clips, tensors
 from support.training import trainer as plain_trainer
 
 SHORT = dataclasses.replace(RECIPE, substeps=1, critic_updates=1, cfg=1.0, audio_cfg=1.0)

@@ -14,8 +14,8 @@ from ovi.references import References
 from ovi.tools.distiller import Distiller, Size
 
 from . import golden_model
+from .training import LAYERS
 
-LAYERS = 2  # of the golden model, the first ones
 SIZE = Size((48, 2, 4, 4), (20, 9))
 SETTINGS = Settings(batch=2, lr=1e-2, warmup=2, ema=0.5, first_frame=0.0)
 RECIPE = Recipe(
